@@ -1,0 +1,46 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Wallaroo for Hugging Face Transformers: one autoregressive model that understands, draws and edits images.
+
+Importing this package registers its classes with transformers' Auto classes. A saved checkpoint needs no install:
+`trust_remote_code=True` loads the same files from its folder.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+
+# Not from the top level: there it is hidden without torchvision in transformers 5.17.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from .configuration_wallaroo import WallarooConfig, WallarooVQConfig
+from .generation_wallaroo import WallarooGenerateOutput
+from .image_processing_wallaroo import WallarooImageProcessor
+from .modeling_wallaroo import WallarooForConditionalGeneration, WallarooModel
+from .modeling_wallaroo_vq import WallarooVQModel
+from .processing_wallaroo import WallarooProcessor, add_wallaroo_tokens
+from .training import WallarooDataCollator
+
+__version__ = "0.1.0"
+
+AutoConfig.register(WallarooConfig.model_type, WallarooConfig)
+for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    _auto_class.register(WallarooConfig, WallarooForConditionalGeneration)
+AutoProcessor.register(WallarooConfig, WallarooProcessor)
+AutoImageProcessor.register(WallarooConfig, image_processor_classes={"pil": WallarooImageProcessor})
+
+__all__ = [
+    "WallarooConfig",
+    "WallarooDataCollator",
+    "WallarooForConditionalGeneration",
+    "WallarooGenerateOutput",
+    "WallarooImageProcessor",
+    "WallarooModel",
+    "WallarooProcessor",
+    "WallarooVQConfig",
+    "WallarooVQModel",
+    "add_wallaroo_tokens",
+]

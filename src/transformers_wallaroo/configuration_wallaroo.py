@@ -1,0 +1,134 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of Wallaroo: Qwen2.5-VL's, plus the VQ tokenizer and the added token ids."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.models.janus.configuration_janus import JanusVQVAEConfig
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLVisionConfig,
+)
+
+# What a saved checkpoint tells the Auto classes, so that `trust_remote_code=True` finds every class.
+AUTO_MAP: dict[str, str] = {
+    "AutoConfig": "configuration_wallaroo.WallarooConfig",
+    "AutoModel": "modeling_wallaroo.WallarooForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_wallaroo.WallarooForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_wallaroo.WallarooForConditionalGeneration",
+    "AutoProcessor": "processing_wallaroo.WallarooProcessor",
+    "AutoImageProcessor": "image_processing_wallaroo.WallarooImageProcessor",
+}
+
+# The published sizes of Qwen2.5-VL-7B: what an empty `WallarooConfig()` stands for.
+QWEN_7B_TEXT: dict[str, Any] = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 128000,
+    "max_window_layers": 28,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [16, 24, 24]},
+}
+QWEN_7B_VISION: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "tokens_per_second": 2,
+}
+MLP_NAMES = ("generation_adapter", "editing_adapter", "source_adapter", "generation_head", "editing_head")
+
+
+@strict
+class WallarooVQConfig(JanusVQVAEConfig):
+    """Configuration of the VQ image tokenizer (LlamaGen VQ-16, docs/protocol.md section 2).
+
+    The fields are those of `JanusVQVAEConfig`; the defaults are the released ones (16384 codes x 8, 16x downsampling).
+    """
+
+    model_type = "wallaroo_vq"
+    base_config_key = "vq_config"
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels a cell, along each side."""
+        return 2 ** (len(self.channel_multiplier) - 1)
+
+
+@strict
+class WallarooConfig(Qwen2_5_VLConfig):
+    """Configuration of Wallaroo (paper section 3.1). `WallarooConfig()` is the released 7B.
+
+    Args:
+        vq_config (`dict` or `WallarooVQConfig`): the VQ image tokenizer.
+        mlp_hidden_sizes (`dict[str, int]`): hidden width of an adapter or head, by its name; one that is not
+            listed is as wide as the language model, as released.
+        generate_start_token_id, generate_end_token_id (`int`): marks around an image being made.
+        pixel_start_token_id, pixel_end_token_id (`int`): marks around the cells of a source image.
+        eol_token_id (`int`): row end.
+        generate_image_pad_token_id (`int`): placeholder of a code that is not known yet.
+        row_ends (`bool`): whether a row end stands between two rows of an image (from stage 3b on).
+
+    A code `c` of the VQ tokenizer has the id `text_vocab_size + c` wherever ids are tokens: in `input_ids`, `labels`
+    and the sequences that `generate` returns.
+    """
+
+    model_type = "wallaroo"
+    # `sub_configs` is what transformers reads up to 5.17, `sub_configs_defaults` what it reads later.
+    sub_configs = {
+        "vision_config": Qwen2_5_VLVisionConfig,
+        "text_config": Qwen2_5_VLTextConfig,
+        "vq_config": WallarooVQConfig,
+    }
+    sub_configs_defaults = {
+        "vision_config": Qwen2_5_VLVisionConfig,
+        "text_config": Qwen2_5_VLTextConfig,
+        "vq_config": WallarooVQConfig,
+    }
+    _auto_class = "AutoConfig"
+
+    vq_config: dict | PreTrainedConfig | None = None
+    mlp_hidden_sizes: dict[str, int] | None = None
+    generate_start_token_id: int = 151665
+    generate_end_token_id: int = 151666
+    pixel_start_token_id: int = 151667
+    pixel_end_token_id: int = 151668
+    eol_token_id: int = 151669
+    generate_image_pad_token_id: int = 151670
+    row_ends: bool = True
+    auto_map: dict[str, str] | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.text_config is None and "hidden_size" not in kwargs:
+            self.text_config = dict(QWEN_7B_TEXT)
+        if self.vision_config is None:
+            self.vision_config = dict(QWEN_7B_VISION)
+        if self.vq_config is None:
+            self.vq_config = WallarooVQConfig()
+        elif isinstance(self.vq_config, dict):
+            self.vq_config = WallarooVQConfig(**self.vq_config)
+        self.mlp_hidden_sizes = dict(self.mlp_hidden_sizes or {})
+        unknown = sorted(set(self.mlp_hidden_sizes) - set(MLP_NAMES))
+        if unknown:
+            raise ValueError(f"`mlp_hidden_sizes` may name {', '.join(MLP_NAMES)}, but got {', '.join(unknown)}.")
+        self.auto_map = {**AUTO_MAP, **(self.auto_map or {})}
+        super().__post_init__(**kwargs)
+
+    @property
+    def text_vocab_size(self) -> int:
+        """Rows of the text embedding table; also the id of code 0."""
+        return self.text_config.vocab_size
+
+    def mlp_hidden_size(self, name: str) -> int:
+        """Hidden width of the adapter or head called `name`."""
+        return self.mlp_hidden_sizes.get(name, self.text_config.hidden_size)
+
+
+__all__ = ["WallarooConfig", "WallarooVQConfig"]

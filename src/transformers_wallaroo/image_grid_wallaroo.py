@@ -1,0 +1,166 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Tasks, token types, sizes and row arithmetic of Wallaroo. Pure Python: no torch, no transformers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class TokenType(IntEnum):
+    """Values of `mm_token_type_ids`: the routing table that gives each position its embedding and its head.
+
+    Only `IMAGE` and `VIDEO` get 2-D/3-D rotary positions; every other type counts as text (docs/protocol.md, section 5).
+    """
+
+    TEXT = 0
+    IMAGE = 1
+    VIDEO = 2
+    GENERATED_CODE = 3
+    EDITED_CODE = 4
+    SOURCE_CELL = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What tells one task from another.
+
+    Attributes:
+        name: `"understand"`, `"generate"` or `"edit"`.
+        index: value of `task_ids` for a row of this task.
+        code_type: token type of the codes the task writes, `None` where it writes text.
+        adapter: name of the module that feeds the task's codes back to the language model.
+        head: name of the module that predicts the task's next token.
+        has_source: whether a source image is needed.
+    """
+
+    name: str
+    index: int
+    code_type: TokenType | None
+    adapter: str | None
+    head: str
+    has_source: bool = False
+
+    @property
+    def makes_image(self) -> bool:
+        return self.code_type is not None
+
+
+UNDERSTAND = Task("understand", 0, None, None, "lm_head")
+GENERATE = Task("generate", 1, TokenType.GENERATED_CODE, "generation_adapter", "generation_head")
+EDIT = Task("edit", 2, TokenType.EDITED_CODE, "editing_adapter", "editing_head", has_source=True)
+TASKS: dict[str, Task] = {task.name: task for task in (UNDERSTAND, GENERATE, EDIT)}
+
+# (height / width, height, width) in pixels, in the order of the released table: docs/protocol.md, section 9.
+BUCKETS_512: tuple[tuple[float, int, int], ...] = (
+    (0.5, 352, 704),
+    (0.52, 352, 672),
+    (0.57, 384, 672),
+    (0.6, 384, 640),
+    (0.68, 416, 608),
+    (0.72, 416, 576),
+    (0.78, 448, 576),
+    (0.82, 448, 544),
+    (0.88, 480, 544),
+    (0.94, 480, 512),
+    (1.0, 512, 512),
+    (1.13, 544, 480),
+    (1.21, 544, 448),
+    (1.29, 576, 448),
+    (1.38, 576, 416),
+    (1.46, 608, 416),
+    (1.67, 640, 384),
+    (1.75, 672, 384),
+    (2.0, 704, 352),
+)
+
+
+def get_task(name: str) -> Task:
+    """The task called `name`; a `ValueError` names the known ones."""
+    if name not in TASKS:
+        raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}, but got {name!r}.")
+    return TASKS[name]
+
+
+def nearest_bucket(height: float, width: float, buckets: Iterable[Sequence[float]] = BUCKETS_512) -> tuple[int, int]:
+    """Size (height, width) in pixels of the bucket whose key is nearest to `height / width`."""
+    ratio = height / width
+    _, bucket_height, bucket_width = min(buckets, key=lambda bucket: abs(bucket[0] - ratio))
+    return int(bucket_height), int(bucket_width)
+
+
+def parse_aspect_ratio(aspect_ratio: str | float) -> float:
+    """Height / width of an aspect ratio written the usual way round, width first: `"16:9"`, `"3x2"` or `1.5`."""
+    try:
+        if isinstance(aspect_ratio, str):
+            width, _, height = aspect_ratio.replace("x", ":").partition(":")
+            ratio = float(height or 1) / float(width)
+        else:
+            ratio = 1 / float(aspect_ratio)
+    except (ValueError, ZeroDivisionError, TypeError):
+        ratio = 0.0
+    if not 0.01 <= ratio <= 100:
+        raise ValueError(
+            f"`aspect_ratio` must be width:height, such as '16:9' or 1.78, but got {aspect_ratio!r}. "
+            "Give `height` and `width` for an exact size in pixels."
+        )
+    return ratio
+
+
+def cover_size(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
+    """Size (height, width) after resizing to cover the target; the overhanging side is truncated to an integer."""
+    if target_height * width > target_width * height:
+        return target_height, width * target_height // height
+    return height * target_width // width, target_width
+
+
+def center_crop_box(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int, int, int]:
+    """Box (left, top, right, bottom) of a centre crop; halves round to even, as in the released programs."""
+    top = round((height - target_height) / 2)
+    left = round((width - target_width) / 2)
+    return left, top, left + target_width, top + target_height
+
+
+def image_turn_length(grid_height: int, grid_width: int, row_ends: bool = True) -> int:
+    """Tokens of an image without its start and end marks: the cells, and a row end between two rows."""
+    return grid_height * grid_width + (grid_height - 1 if row_ends else 0)
+
+
+def join_rows(grid_height: int, grid_width: int, cell: str, row_end: str) -> str:
+    """The text of `grid_height` rows of `grid_width` cells with a row end between rows and none after the last."""
+    return row_end.join([cell * grid_width] * grid_height)
+
+
+def split_rows(ids: Sequence[int], code_offset: int, num_codes: int, row_end_id: int) -> list[list[int]]:
+    """Reads an image turn back into rows of codes.
+
+    Args:
+        ids: ids of one image turn; ids that are neither a code nor a row end (marks, padding) are passed over.
+        code_offset: id of code 0.
+        num_codes: size of the codebook.
+        row_end_id: id of the row end. A turn without row ends is a square (stages 1 to 3a).
+
+    Returns:
+        Rows of codes in `[0, num_codes)`, all of one length.
+    """
+    rows: list[list[int]] = [[]]
+    for token in ids:
+        if token == row_end_id:
+            rows.append([])
+        elif token >= code_offset + num_codes:
+            raise ValueError(
+                f"`sequences` holds id {token}, but the largest code is {num_codes - 1}, id {code_offset + num_codes - 1}. "
+                "The sequences come from a checkpoint with a larger codebook or vocabulary."
+            )
+        elif token >= code_offset:
+            rows[-1].append(token - code_offset)
+    if len(rows) == 1:
+        side = round(len(rows[0]) ** 0.5)
+        if side * side == len(rows[0]):
+            rows = [rows[0][start : start + side] for start in range(0, side * side, side)]
+    lengths = sorted({len(row) for row in rows})
+    if not rows or lengths[0] == 0 or len(lengths) != 1:
+        raise ValueError(
+            f"`sequences` must hold whole images, but one has rows of {lengths or [0]} codes. "
+            "It was cut, or it is text: pass what `generate` returned for task 'generate' or 'edit'."
+        )
+    return rows

@@ -1,0 +1,195 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Pictures in (for the vision tower and for the VQ tokenizer) and pictures out. Pillow only: no torchvision."""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers.image_utils import load_image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.utils import is_torch_available, logging
+
+from .image_grid_wallaroo import BUCKETS_512, center_crop_box, cover_size, nearest_bucket
+
+if is_torch_available():
+    import torch
+
+logger = logging.get_logger(__name__)
+
+# Modes that Pillow turns into RGB by itself without losing what a viewer would show.
+PLAIN_MODES = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
+
+
+def to_rgb(image: Any, name: str = "images") -> Image.Image:
+    """An upright RGB picture from whatever a user has.
+
+    Handles EXIF rotation, palettes, greyscale of 8 and 16 bits, CMYK, and transparency (laid on white).
+
+    Args:
+        image: a PIL image, a path, URL or base64 string, bytes, or an array or tensor of uint8 or of floats in
+            [0, 1] with 1, 3 or 4 channels first or last.
+        name: the argument it came in, for the error message.
+    """
+    picture = _open(image, name)
+    try:
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+            values = np.asarray(picture).astype(np.int64)
+            picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+        if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+            background = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(background, picture)
+        elif picture.mode not in (*PLAIN_MODES, "P"):
+            raise ValueError(
+                f"`{name}` holds a picture of mode {picture.mode!r}, whose values have no known range. "
+                "Convert it to 'RGB' first."
+            )
+        return picture.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"`{name}` holds a picture that cannot be decoded, it is truncated or corrupt: {error}.") from error
+
+
+def _open(image: Any, name: str) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    try:
+        if isinstance(image, (bytes, bytearray)):
+            return Image.open(io.BytesIO(image))
+        if isinstance(image, os.PathLike):
+            image = os.fspath(image)
+        if isinstance(image, str):
+            if os.path.isfile(image):  # not through `load_image`, which would drop what EXIF and palettes say
+                return Image.open(image)
+            return load_image(image)
+    except (OSError, SyntaxError, ValueError) as error:  # ValueError: what `load_image` says of a bad string
+        shown = repr(image[:80] if isinstance(image, (str, bytes, bytearray)) else image)
+        raise ValueError(
+            f"`{name}` holds {shown}, which is no readable picture: expected a PIL image, a path, a URL, base64, "
+            f"bytes or an array ({error})."
+        ) from error
+    if is_torch_available() and isinstance(image, torch.Tensor):
+        image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.cpu().numpy()
+    if isinstance(image, np.ndarray):
+        return _from_array(image, name)
+    raise ValueError(
+        f"`{name}` holds a {type(image).__name__}, but expected a PIL image, a path, a URL, base64, bytes or an array."
+    )
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    pixels = array
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.size and 0 <= pixels.min() and pixels.max() <= 1:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+        raise ValueError(
+            f"`{name}` holds an array of shape {array.shape} and dtype {array.dtype}, but expected uint8, or floats in "
+            "[0, 1], with 1, 3 or 4 channels first or last."
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+class WallarooImageProcessor(Qwen2VLImageProcessorPil):
+    """Qwen2.5-VL's Pillow image processor, with the streams of image generation and editing.
+
+    Calling it gives the vision tower's `pixel_values` and `image_grid_thw`, as Qwen2.5-VL's does. `preprocess_cells`
+    gives the VQ tokenizer's input, `postprocess` turns decoded pixels into pictures.
+
+    Args:
+        size: `shortest_edge` and `longest_edge`, the fewest and most pixels the vision tower sees (docs/protocol.md
+            section 9).
+        buckets: (height / width, height, width) in pixels of the sizes that images are made in.
+        downsample_factor: pixels a cell, along each side; both sides of an image are multiples of it.
+    """
+
+    _auto_class = "AutoImageProcessor"
+    size = {"shortest_edge": 12544, "longest_edge": 188160}
+    buckets: Sequence[Sequence[float]] = BUCKETS_512
+    downsample_factor: int = 16
+
+    def __init__(self, buckets: Sequence[Sequence[float]] | None = None, downsample_factor: int = 16, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.buckets = [list(bucket) for bucket in (self.buckets if buckets is None else buckets)]
+        self.downsample_factor = downsample_factor
+
+    def bucket_of(self, height: float, width: float) -> tuple[int, int]:
+        """Size (height, width) in pixels in which a picture of this shape is made."""
+        return nearest_bucket(height, width, self.buckets)
+
+    def check_size(self, height: int, width: int) -> tuple[int, int]:
+        """Returns the size, or raises where a side is not a positive multiple of `downsample_factor`."""
+        for name, side in (("height", height), ("width", width)):
+            if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side <= 0 or side % self.downsample_factor:
+                raise ValueError(
+                    f"`{name}` must be a positive multiple of {self.downsample_factor} pixels, but got {side!r}. "
+                    f"The size nearest to a shape is `aspect_ratio='W:H'`; the usual sizes are {self._bucket_text()}."
+                )
+        if (height, width) not in {(bucket[1], bucket[2]) for bucket in self.buckets}:
+            logger.warning_once(
+                f"{height} x {width} (height x width) is none of the sizes the model was trained in; it is taken as it "
+                f"is. The usual sizes are {self._bucket_text()}."
+            )
+        return int(height), int(width)
+
+    def _bucket_text(self) -> str:
+        return ", ".join(f"{int(bucket[1])}x{int(bucket[2])}" for bucket in self.buckets)
+
+    def vision_grid(self, height: int, width: int) -> tuple[int, int, int]:
+        """Patches (1, height, width) in which the vision tower sees a picture of this size in pixels."""
+        resized = smart_resize(
+            height,
+            width,
+            factor=self.patch_size * self.merge_size,
+            min_pixels=self.size["shortest_edge"],
+            max_pixels=self.size["longest_edge"],
+        )
+        return 1, resized[0] // self.patch_size, resized[1] // self.patch_size
+
+    def fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
+        """Resizes (bicubic) to cover `height` x `width` and crops the centre."""
+        new_height, new_width = cover_size(image.height, image.width, height, width)
+        if (new_height, new_width) != (image.height, image.width):
+            image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        return image.crop(center_crop_box(new_height, new_width, height, width))
+
+    def preprocess_cells(
+        self, images: Sequence[Any], sizes: Sequence[tuple[int, int]], name: str = "images"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Input of the VQ tokenizer.
+
+        Args:
+            images: pictures, see `to_rgb`.
+            sizes: (height, width) in pixels that each is fitted to.
+            name: the argument the pictures came in, for error messages.
+
+        Returns:
+            Pixels, float32 in [-1, 1] of shape `(num_images, 3, max_height, max_width)`, padded with zeros at the
+            right and the bottom; grids, int64 of shape `(num_images, 2)`: (grid_height, grid_width).
+        """
+        shape = max(height for height, _ in sizes), max(width for _, width in sizes)
+        pixels = np.zeros((len(images), 3, *shape), dtype=np.float32)
+        for row, image, (height, width) in zip(pixels, images, sizes, strict=True):
+            fitted = np.asarray(self.fit(to_rgb(image, name), height, width), dtype=np.float32)
+            row[:, :height, :width] = ((fitted / 255 - 0.5) / 0.5).transpose(2, 0, 1)
+        return pixels, np.asarray(sizes, dtype=np.int64) // self.downsample_factor
+
+    def postprocess(self, pixels: Any) -> list[Image.Image]:
+        """PIL images of decoded pixels: a tensor `(num_images, 3, height, width)` or a list of `(3, height, width)`.
+
+        Values in [-1, 1] become 0..255 as in the released programs: 127.5 * x + 128, clamped, truncated.
+        """
+        pictures = []
+        for image in pixels:
+            values = (127.5 * image.detach().float() + 128).clamp(0, 255).to(torch.uint8)
+            pictures.append(Image.fromarray(values.permute(1, 2, 0).cpu().numpy()))
+        return pictures
+
+
+__all__ = ["WallarooImageProcessor"]

@@ -1,0 +1,535 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Wallaroo: Qwen2.5-VL plus a VQ image tokenizer, three adapters and two more heads (paper section 3.1)."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLModel,
+    Qwen2_5_VLPreTrainedModel,
+)
+from transformers.utils import can_return_tuple
+
+from .configuration_wallaroo import WallarooConfig
+from .generation_wallaroo import WallarooGenerationMixin
+from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, Task, TokenType, split_rows
+from .modeling_wallaroo_vq import WallarooVQModel
+
+# The label that the losses pass over, as everywhere in torch and transformers.
+IGNORE_INDEX = -100
+# A masked source cell: every component of its latent, before the source adapter (docs/protocol.md section 6).
+MASKED_LATENT = -1.0
+
+
+@dataclass
+class WallarooOutput(CausalLMOutputWithPast):
+    """`CausalLMOutputWithPast` and the losses by name.
+
+    Attributes:
+        losses (`dict[str, torch.Tensor]`, when `labels` are given): mean cross entropies of the tasks in the batch:
+            `understand_text`, `generate_text`, `generate_image`, `edit_text`, `edit_image`; `loss` is their sum.
+        logits: `None` when `labels` are given: a training step never holds logits of unlabelled positions.
+    """
+
+    losses: dict[str, torch.Tensor] | None = None
+
+
+class WallarooMLP(nn.Module):
+    """A two-layer MLP with exact GELU: every adapter and both image heads."""
+
+    def __init__(self, in_features: int, hidden_features: int, out_features: int, *, bias: bool = True):
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.activation = nn.GELU()
+        self.fc2 = nn.Linear(hidden_features, out_features, bias=bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states.to(self.fc1.weight.dtype))))
+
+
+class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
+    config: WallarooConfig
+    output_modalities = ("text", "image")
+    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WallarooVQModel"]
+    _keep_in_fp32_modules_strict = ["vq_model"]
+
+
+class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
+    """The backbone: token embedding by the routing table `mm_token_type_ids`, positions, language model."""
+
+    def __init__(self, config: WallarooConfig):
+        super().__init__(config)
+        width, embed_dim = config.text_config.hidden_size, config.vq_config.embed_dim
+        self.vq_model = WallarooVQModel._from_config(config.vq_config)
+        for name in ("generation_adapter", "editing_adapter", "source_adapter"):
+            setattr(self, name, WallarooMLP(embed_dim, config.mlp_hidden_size(name), width))
+        self.vq_model.requires_grad_(False)
+        self.post_init()
+
+    def train(self, mode: bool = True) -> "WallarooModel":
+        """As usual, but the VQ tokenizer stays frozen: in every stage, and after loading, which sets this anew."""
+        super().train(mode)
+        self.vq_model.requires_grad_(False).eval()
+        return self
+
+    @property
+    def rope_deltas(self) -> None:
+        """Always `None`: Qwen2.5-VL keeps a request's position offset here, we keep it on the request's cache.
+
+        Two threads may so generate at once on one model.
+        """
+        return None
+
+    @rope_deltas.setter
+    def rope_deltas(self, value: Any) -> None:
+        if value is not None:
+            raise AttributeError("`rope_deltas` would be shared by every request on this model; pass `position_ids`.")
+
+    def token_types(
+        self, input_ids: torch.LongTensor, mm_token_type_ids: torch.LongTensor | None
+    ) -> torch.LongTensor:
+        """`mm_token_type_ids`, or what a prompt without image codes and sources lets us derive for itself."""
+        if mm_token_type_ids is not None:
+            # While decoding, transformers 5.17 hands over the types of all tokens with the ids of the new ones.
+            return mm_token_type_ids[:, -input_ids.shape[1] :]
+        if bool(((input_ids >= self.config.text_vocab_size) | (input_ids == self.config.pixel_start_token_id)).any()):
+            raise ValueError(
+                "`mm_token_type_ids` is needed for inputs that hold image codes or a source image: pass all that "
+                "the processor returned, `model(**inputs)`."
+            )
+        types = torch.zeros_like(input_ids)
+        types[input_ids == self.config.image_token_id] = TokenType.IMAGE
+        types[input_ids == self.config.video_token_id] = TokenType.VIDEO
+        return types
+
+    def get_rope_index(self, input_ids, mm_token_type_ids, *args, attention_mask=None, **kwargs):
+        """Positions `(3, batch_size, sequence_length)` and offsets `(batch_size, 1)`, as Qwen2.5-VL's.
+
+        Source cells, codes, row ends and size tokens count 1-D, as text (docs/protocol.md section 5). A padded
+        position holds 1, as in the released programs; nothing attends to it.
+        """
+        rope_types = mm_token_type_ids.masked_fill(mm_token_type_ids > TokenType.VIDEO, TokenType.TEXT)
+        position_ids, deltas = super().get_rope_index(
+            input_ids, rope_types, *args, attention_mask=attention_mask, **kwargs
+        )
+        if attention_mask is not None:
+            position_ids = position_ids.masked_fill(attention_mask.to(position_ids.device) == 0, 1)
+        return position_ids, deltas
+
+    def compute_3d_position_ids(
+        self,
+        input_ids=None,
+        image_grid_thw=None,
+        video_grid_thw=None,
+        inputs_embeds=None,
+        attention_mask=None,
+        past_key_values=None,
+        second_per_grid_ts=None,
+        mm_token_type_ids=None,
+    ) -> torch.LongTensor | None:
+        """As Qwen2.5-VL's, but the offset found at prefill travels with the cache, not with the model."""
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if past_length == 0 and input_ids is not None:
+            position_ids, deltas = self.get_rope_index(
+                input_ids,
+                self.token_types(input_ids, mm_token_type_ids),
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                second_per_grid_ts=second_per_grid_ts,
+                attention_mask=attention_mask,
+            )
+            if past_key_values is not None:
+                past_key_values.rope_deltas = deltas
+            return position_ids
+        deltas = getattr(past_key_values, "rope_deltas", None)
+        if deltas is None:
+            return None
+        batch_size, length = inputs_embeds.shape[:2]
+        if attention_mask is not None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1)[:, -length:]
+        else:
+            position_ids = torch.arange(past_length, past_length + length, device=inputs_embeds.device)[None]
+        deltas = deltas.repeat_interleave(batch_size // deltas.shape[0], dim=0).to(position_ids.device)
+        return (position_ids + deltas).expand(3, batch_size, length)
+
+    def encode_images(
+        self, pixel_values: torch.FloatTensor, grid: torch.LongTensor
+    ) -> tuple[list[torch.LongTensor], list[torch.FloatTensor]]:
+        """Codes and latents of images of any sizes; those of one size go through the VQ encoder together.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, max_height, max_width)`): RGB in `[-1, 1]`,
+                padded at the right and the bottom.
+            grid (`torch.LongTensor` of shape `(num_images, 2)`): (grid_height, grid_width) of each image, in cells.
+
+        Returns:
+            Codes `(grid_height * grid_width,)` and latents `(grid_height * grid_width, embed_dim)` an image, in
+            raster order.
+        """
+        factor = self.vq_model.downsample_factor
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, (height, width) in enumerate(grid.tolist()):
+            groups[height, width].append(index)
+        codes: dict[int, torch.LongTensor] = {}
+        latents: dict[int, torch.FloatTensor] = {}
+        for (height, width), indices in groups.items():
+            encoded = self.vq_model.encode(pixel_values[indices, :, : height * factor, : width * factor])
+            codes.update(zip(indices, encoded.codes.flatten(1), strict=True))
+            latents.update(zip(indices, encoded.latents.flatten(1, 2), strict=True))
+        return [codes[index] for index in range(len(grid))], [latents[index] for index in range(len(grid))]
+
+    def embed_codes(self, codes: torch.LongTensor, task: Task) -> torch.Tensor:
+        """Language-model embeddings of codes that `task` writes, of shape `(*codes.shape, hidden_size)`."""
+        return getattr(self, task.adapter)(self.vq_model.embed_codes(codes))
+
+    def embed_source(
+        self,
+        source_pixel_values: torch.FloatTensor,
+        source_grid: torch.LongTensor,
+        source_mask: torch.BoolTensor | None = None,
+    ) -> torch.Tensor:
+        """Language-model embeddings of the source cells of all images, one after the other.
+
+        Args:
+            source_pixel_values, source_grid: as for `encode_images`.
+            source_mask (`torch.BoolTensor` of shape `(num_images, max_cells)`): cells, in raster order, whose latent
+                becomes -1 before the adapter (training only, paper section 4.1).
+        """
+        _, latents = self.encode_images(source_pixel_values, source_grid)
+        if source_mask is not None:
+            latents = [
+                cells.masked_fill(mask[: len(cells), None].to(cells.device), MASKED_LATENT)
+                for cells, mask in zip(latents, source_mask, strict=True)
+            ]
+        return self.source_adapter(torch.cat(latents))
+
+    def embed_inputs(
+        self,
+        input_ids: torch.LongTensor,
+        mm_token_type_ids: torch.LongTensor,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        source_pixel_values: torch.FloatTensor | None = None,
+        source_grid: torch.LongTensor | None = None,
+        source_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """Embeds each position by its token type, see `TokenType`: `(batch_size, sequence_length, hidden_size)`.
+
+        `mm_encoder_outputs` are the features of images and videos where transformers has computed them already.
+        """
+        embed_tokens = self.get_input_embeddings()
+        is_text = (mm_token_type_ids == TokenType.TEXT) & (input_ids < self.config.text_vocab_size)
+        embeds = embed_tokens(input_ids.masked_fill(~is_text, self.config.generate_image_pad_token_id))
+        parts: dict[TokenType, torch.Tensor] = {}
+        encoded = dict(mm_encoder_outputs or {})
+        if pixel_values is not None:
+            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+        if pixel_values_videos is not None:
+            encoded["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
+        for modality, token_type in (("image", TokenType.IMAGE), ("video", TokenType.VIDEO)):
+            if encoded.get(modality) is not None:
+                parts[token_type] = torch.cat(list(encoded[modality].pooler_output))
+        if source_pixel_values is not None:
+            parts[TokenType.SOURCE_CELL] = self.embed_source(source_pixel_values, source_grid, source_mask)
+        for task in (GENERATE, EDIT):
+            codes = input_ids[mm_token_type_ids == task.code_type] - self.config.text_vocab_size
+            if codes.numel():
+                self._check_codes(codes)
+                parts[task.code_type] = self.embed_codes(codes, task)
+        for token_type in (TokenType.IMAGE, TokenType.VIDEO, TokenType.SOURCE_CELL):
+            positions = int((mm_token_type_ids == token_type).sum())
+            features = len(parts[token_type]) if token_type in parts else 0
+            if positions != features:
+                raise ValueError(
+                    f"`mm_token_type_ids` marks {positions} positions as {token_type.name}, but the pixel inputs give "
+                    f"{features} features. Pass all that the processor returned, unchanged: `model(**inputs)`."
+                )
+        for token_type, part in parts.items():
+            mask = (mm_token_type_ids == token_type).unsqueeze(-1).to(embeds.device)
+            embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
+        return embeds
+
+    def _check_codes(self, codes: torch.LongTensor) -> None:
+        smallest, largest = int(codes.min()), int(codes.max())
+        if smallest < 0 or largest >= self.config.vq_config.num_embeddings:
+            raise ValueError(
+                f"`input_ids` holds codes from {smallest} to {largest}, but the codebook has codes in "
+                f"[0, {self.config.vq_config.num_embeddings}). Placeholders of codes that are not known yet need "
+                "`target_pixel_values`; ids of codes are `config.text_vocab_size` plus the code."
+            )
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        source_pixel_values: torch.FloatTensor | None = None,
+        source_grid: torch.LongTensor | None = None,
+        source_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """As Qwen2.5-VL's, plus the source image of editing: see `embed_inputs`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        if inputs_embeds is None:
+            mm_token_type_ids = self.token_types(input_ids, mm_token_type_ids)
+            inputs_embeds = self.embed_inputs(
+                input_ids,
+                mm_token_type_ids,
+                pixel_values=pixel_values,
+                image_grid_thw=image_grid_thw,
+                pixel_values_videos=pixel_values_videos,
+                video_grid_thw=video_grid_thw,
+                source_pixel_values=source_pixel_values,
+                source_grid=source_grid,
+                source_mask=source_mask,
+                mm_encoder_outputs=mm_encoder_outputs,
+            )
+        if position_ids is None:
+            position_ids = self.compute_3d_position_ids(
+                input_ids=input_ids,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                second_per_grid_ts=second_per_grid_ts,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                mm_token_type_ids=mm_token_type_ids,
+            )
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+class WallarooForConditionalGeneration(
+    WallarooPreTrainedModel, WallarooGenerationMixin, Qwen2_5_VLForConditionalGeneration
+):
+    """Wallaroo with its three heads; see `generate` for understanding, drawing and editing."""
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: WallarooConfig):
+        # Past Qwen2.5-VL's own __init__, which would build a second backbone.
+        super(Qwen2_5_VLForConditionalGeneration, self).__init__(config)
+        width, num_codes = config.text_config.hidden_size, config.vq_config.num_embeddings
+        self.model = WallarooModel(config)
+        self.lm_head = nn.Linear(width, config.text_config.vocab_size, bias=False)
+        for name in ("generation_head", "editing_head"):
+            setattr(self, name, WallarooMLP(width, config.mlp_hidden_size(name), num_codes, bias=False))
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        source_pixel_values: torch.FloatTensor | None = None,
+        source_grid: torch.LongTensor | None = None,
+        source_mask: torch.BoolTensor | None = None,
+        target_pixel_values: torch.FloatTensor | None = None,
+        target_grid: torch.LongTensor | None = None,
+        task_ids: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> WallarooOutput:
+        """One forward pass over whatever mixture of tasks the processor or the collator put into the batch.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): text ids, and codes `c` as
+                `config.text_vocab_size + c`.
+            mm_token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see `TokenType`.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): ids of the one id space, -100 where
+                there is no loss. They are shifted here, as in every transformers model.
+            source_pixel_values, source_grid, source_mask: the source images of editing, see
+                `WallarooModel.embed_source`.
+            target_pixel_values (`torch.FloatTensor` of shape `(num_images, 3, max_height, max_width)`): images to be
+                learned, RGB in `[-1, 1]`; their codes take the place of the placeholders in `input_ids` and `labels`.
+                Leave it out where `input_ids` holds the codes already.
+            target_grid (`torch.LongTensor` of shape `(num_images, 2)`): their sizes in cells.
+            task_ids (`torch.LongTensor` of shape `(batch_size,)`): the task of each row, see `Task.index`.
+            mm_encoder_outputs: what transformers' `generate` hands over in place of pixels, see `embed_inputs`.
+            logits_to_keep: as in transformers. Without labels, `logits` come from the text head, or from the image
+                head where every row's task is one and the same image task.
+
+        Returns:
+            [`WallarooOutput`]: with labels `loss` and `losses` (docs/protocol.md section 7), else `logits`.
+        """
+        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("unconditional_")}
+        if input_ids is not None and inputs_embeds is None:
+            mm_token_type_ids = self.model.token_types(input_ids, mm_token_type_ids)
+        if target_pixel_values is not None:
+            input_ids, labels = self._fill_in_codes(
+                input_ids, labels, mm_token_type_ids, target_pixel_values, target_grid
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            second_per_grid_ts=second_per_grid_ts,
+            source_pixel_values=source_pixel_values,
+            source_grid=source_grid,
+            source_mask=source_mask,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        loss, losses, logits = None, None, None
+        if labels is not None:
+            losses = self._losses(hidden_states, labels, mm_token_type_ids, task_ids)
+            loss = torch.stack(list(losses.values())).sum() if losses else hidden_states.sum() * 0.0
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = getattr(self, self._task_of(task_ids).head)(hidden_states[:, kept])
+        return WallarooOutput(
+            loss=loss,
+            losses=losses,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def decode_image_tokens(self, sequences: torch.LongTensor | Sequence[torch.LongTensor]) -> list[torch.FloatTensor]:
+        """Pixels of the images in `sequences`, as `generate` returns them for `"generate"` and `"edit"`.
+
+        Args:
+            sequences (`torch.LongTensor` of shape `(num_images, length)`, or a list of 1-D tensors): ids of the one
+                id space; anything but codes and row ends (marks, padding) is passed over.
+
+        Returns:
+            One `torch.FloatTensor` of shape `(3, height, width)` an image, about `[-1, 1]`, of its own size.
+        """
+        grids = [
+            torch.tensor(
+                split_rows(
+                    sequence.tolist(),
+                    self.config.text_vocab_size,
+                    self.config.vq_config.num_embeddings,
+                    self.config.eol_token_id,
+                )
+            )
+            for sequence in sequences
+        ]
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for index, grid in enumerate(grids):
+            groups[grid.shape].append(index)
+        pixels: dict[int, torch.FloatTensor] = {}
+        for indices in groups.values():
+            batch = torch.stack([grids[index] for index in indices])
+            pixels.update(zip(indices, self.model.vq_model.decode(batch), strict=True))
+        return [pixels[index] for index in range(len(grids))]
+
+    def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):
+        """As Qwen2.5-VL's, `(4, batch_size, sequence_length)` with the text positions first, but leaves nothing
+        behind on the model and knows our token types."""
+        input_ids = model_kwargs.get("input_ids")
+        if input_ids is None or input_ids.shape[1] == 0:
+            input_ids = inputs_tensor
+        text_positions = super(
+            Qwen2_5_VLForConditionalGeneration, self
+        )._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        if input_ids.ndim != 2:
+            return text_positions[None].expand(4, -1, -1)
+        positions, _ = self.model.get_rope_index(
+            input_ids,
+            self.model.token_types(input_ids, model_kwargs.get("mm_token_type_ids")),
+            image_grid_thw=model_kwargs.get("image_grid_thw"),
+            video_grid_thw=model_kwargs.get("video_grid_thw"),
+            second_per_grid_ts=model_kwargs.get("second_per_grid_ts"),
+            attention_mask=model_kwargs.get("attention_mask"),
+        )
+        return torch.cat([text_positions[None].expand(1, *input_ids.shape).to(positions.device), positions])
+
+    def _fill_in_codes(self, input_ids, labels, mm_token_type_ids, target_pixel_values, target_grid):
+        """Puts the codes of the target images where the placeholders stand, in `input_ids` and in `labels`."""
+        codes, _ = self.model.encode_images(target_pixel_values, target_grid)
+        ids = torch.cat(codes).to(input_ids.device) + self.config.text_vocab_size
+        is_code = (mm_token_type_ids == GENERATE.code_type) | (mm_token_type_ids == EDIT.code_type)
+        if int(is_code.sum()) != len(ids):
+            raise ValueError(
+                f"`target_grid` describes {len(ids)} cells, but `mm_token_type_ids` has {int(is_code.sum())} code "
+                "positions. Pass the batch as the collator made it."
+            )
+        input_ids = input_ids.masked_scatter(is_code, ids)
+        if labels is not None:
+            labels = torch.where(is_code & (labels != IGNORE_INDEX), input_ids, labels)
+        return input_ids, labels
+
+    def _losses(self, hidden_states, labels, mm_token_type_ids, task_ids) -> dict[str, torch.Tensor]:
+        """Mean cross entropy of each task's text labels and code labels; logits at labelled positions only."""
+        labels, label_types, hidden_states = labels[:, 1:], mm_token_type_ids[:, 1:], hidden_states[:, :-1]
+        if task_ids is None:
+            task_ids = labels.new_full((labels.shape[0],), UNDERSTAND.index)
+            for task in (GENERATE, EDIT):
+                task_ids[(label_types == task.code_type).any(dim=1)] = task.index
+        losses: dict[str, torch.Tensor] = {}
+        for task in TASKS.values():
+            labelled = (labels != IGNORE_INDEX) & (task_ids == task.index).unsqueeze(1)
+            is_code = labelled & (label_types == task.code_type) if task.makes_image else labelled & False
+            for kind, where, head, offset in (
+                ("text", labelled & ~is_code, self.lm_head, 0),
+                ("image", is_code, getattr(self, task.head), self.config.text_vocab_size),
+            ):
+                if bool(where.any()):
+                    where = where.to(hidden_states.device)
+                    logits = head(hidden_states[where]).float()
+                    targets = labels.to(hidden_states.device)[where] - offset
+                    losses[f"{task.name}_{kind}"] = nn.functional.cross_entropy(logits, targets.to(logits.device))
+        return losses
+
+    def _task_of(self, task_ids: torch.LongTensor | None) -> Task:
+        """The one task of all rows; understanding where it is not noted or not one."""
+        noted = set() if task_ids is None else set(task_ids.tolist())
+        if len(noted) != 1:
+            return UNDERSTAND
+        index = noted.pop()
+        return next(task for task in TASKS.values() if task.index == index)
+
+
+__all__ = ["WallarooForConditionalGeneration", "WallarooModel", "WallarooPreTrainedModel"]

@@ -1,0 +1,100 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""The VQ image tokenizer: Janus's network with LlamaGen's l2-normalised codebook and grids of any shape."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.models.janus.modeling_janus import JanusVQVAE
+from transformers.utils import ModelOutput
+
+from .configuration_wallaroo import WallarooVQConfig
+
+# Images that go through the convolutions at once; bounds the memory of a large batch without changing its result.
+ENCODE_CHUNK = 8
+
+
+@dataclass
+class WallarooVQOutput(ModelOutput):
+    """What an image becomes.
+
+    Attributes:
+        codes (`torch.LongTensor` of shape `(batch_size, grid_height, grid_width)`): in `[0, num_embeddings)`.
+        latents (`torch.FloatTensor` of shape `(batch_size, grid_height, grid_width, embed_dim)`): pre-quantisation
+            latents, l2-normalised over the channels: what editing feeds to the source adapter.
+    """
+
+    codes: torch.LongTensor | None = None
+    latents: torch.FloatTensor | None = None
+
+
+class WallarooVQModel(JanusVQVAE):
+    """The interface the rest of the model uses: `encode`, `embed_codes`, `decode`.
+
+    Pixels are RGB in `[-1, 1]`. The codebook is l2-normalised at every use (docs/protocol.md section 2); Janus
+    normalises it in decoding only. The tokenizer is frozen and runs in the precision of its weights, fp32 as released.
+    """
+
+    config: WallarooVQConfig
+
+    @property
+    def downsample_factor(self) -> int:
+        """Pixels a cell, along each side."""
+        return self.config.downsample_factor
+
+    def embed_codes(self, codes: torch.LongTensor) -> torch.FloatTensor:
+        """Codebook entries of `codes`, unit vectors of shape `(*codes.shape, embed_dim)`."""
+        return nn.functional.normalize(self.quantize.embedding(codes), dim=-1)
+
+    @torch.no_grad()
+    def encode(self, pixel_values: torch.FloatTensor) -> WallarooVQOutput:
+        """Encodes images of one size.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): RGB in `[-1, 1]`; both sides
+                a multiple of `downsample_factor`.
+        """
+        height, width = pixel_values.shape[-2:]
+        if pixel_values.ndim != 4 or height % self.downsample_factor or width % self.downsample_factor:
+            raise ValueError(
+                f"`pixel_values` must be (batch, 3, height, width) with sides that are multiples of "
+                f"{self.downsample_factor}, but got {tuple(pixel_values.shape)}."
+            )
+        weight = self.quant_conv.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            latents = torch.cat(
+                [
+                    nn.functional.normalize(self.quant_conv(self.encoder(chunk)), dim=1)
+                    for chunk in pixel_values.to(weight.device, weight.dtype).split(ENCODE_CHUNK)
+                ]
+            ).permute(0, 2, 3, 1)
+            codebook = self.embed_codes(torch.arange(self.config.num_embeddings, device=weight.device))
+            # Both sides are unit vectors, so the nearest entry is the one with the largest inner product.
+            codes = (latents @ codebook.T).argmax(dim=-1)
+        return WallarooVQOutput(codes=codes, latents=latents)
+
+    @torch.no_grad()
+    def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
+        """Pixels of shape `(batch_size, 3, height, width)`, about `[-1, 1]`, of codes of shape
+        `(batch_size, grid_height, grid_width)`."""
+        if codes.ndim != 3:
+            raise ValueError(f"`codes` must be (batch, grid_height, grid_width), but got shape {tuple(codes.shape)}.")
+        smallest, largest = int(codes.min()), int(codes.max())
+        if smallest < 0 or largest >= self.config.num_embeddings:
+            raise ValueError(
+                f"`codes` must lie in [0, {self.config.num_embeddings}), but got values from {smallest} to {largest}. "
+                "Ids of the one id space are codes plus `config.text_vocab_size`."
+            )
+        weight = self.post_quant_conv.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            quantized = self.embed_codes(codes.to(weight.device)).to(weight.dtype).permute(0, 3, 1, 2)
+            return torch.cat(
+                [self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)]
+            )
+
+    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+        """Reconstruction of `pixel_values`: encode, then decode."""
+        return self.decode(self.encode(pixel_values).codes)
+
+
+__all__ = ["WallarooVQModel"]

@@ -1,0 +1,503 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Prompts and inputs of the three tasks; decoded pixels and ids back to pictures and text."""
+
+import copy
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+from transformers.utils import is_torchvision_available
+
+from .image_grid_wallaroo import (
+    UNDERSTAND,
+    Task,
+    TokenType,
+    get_task,
+    image_turn_length,
+    join_rows,
+    parse_aspect_ratio,
+)
+from .image_processing_wallaroo import WallarooImageProcessor, to_rgb
+from .prompts_wallaroo import (
+    ADDED_TOKENS,
+    CODE_PAD,
+    IMAGE_PAD,
+    IMAGE_TURN_TAIL,
+    LAYOUTS,
+    PIXEL_END,
+    PIXEL_START,
+    ROW_END,
+    TEMPLATES,
+    TURN_START,
+    VISION_END,
+    VISION_START,
+    check_prompt,
+    check_template,
+    fill,
+    language_of,
+)
+
+SIZE_INDICATORS = ("token", "text", "none")
+
+
+def add_wallaroo_tokens(tokenizer: Any) -> Any:
+    """Adds Wallaroo's tokens to a Qwen2.5-VL tokenizer, in the released order and as ordinary tokens."""
+    tokenizer.add_tokens(list(ADDED_TOKENS))
+    return tokenizer
+
+
+@dataclass
+class ImageRequest:
+    """One image to be made: everything its prompt depends on but the prompt itself.
+
+    Attributes:
+        task: `GENERATE` or `EDIT`.
+        height, width: of the image, in pixels.
+        template: instruction template.
+        layout: name of the layout.
+        source: the source picture of an edit, upright RGB.
+    """
+
+    task: Task
+    height: int
+    width: int
+    template: str
+    layout: str
+    source: Image.Image | None = None
+
+
+class WallarooProcessor(Qwen2_5_VLProcessor):
+    """Builds the inputs of understanding, drawing and editing, and turns outputs back into text and pictures.
+
+    Args:
+        image_processor, tokenizer, chat_template: as Qwen2.5-VL's. There is no video processor to pass: it is made
+            when a video comes, from torchvision.
+        templates: instruction templates, task -> language (`"en"`, `"zh"`) -> list; the first is the default.
+        layouts: prompt layouts, name -> task -> format; see `prompts_wallaroo.py`.
+        layout: name of the layout used unless a call says otherwise.
+        size_indicators: `"token"` (the paper's `<hw_info>`), `"text"` (the same characters as plain text, as stage
+            4's program had them), or `"none"` (stages 1 to 3a).
+        row_ends: whether rows of cells are parted by row ends; off for stages 1 to 3a.
+        max_length: longest sequence, prompt and image turn together (paper section 4.1).
+    """
+
+    _auto_class = "AutoProcessor"
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template=None,
+        templates=None,
+        layouts=None,
+        layout="training",
+        size_indicators="token",
+        row_ends=True,
+        max_length=4096,
+        **kwargs,
+    ):
+        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
+        self.templates = copy.deepcopy(TEMPLATES if templates is None else templates)
+        self.layouts = copy.deepcopy(LAYOUTS if layouts is None else layouts)
+        if layout not in self.layouts:
+            raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layout!r}.")
+        if size_indicators not in SIZE_INDICATORS:
+            raise ValueError(f"`size_indicators` must be one of {SIZE_INDICATORS}, but got {size_indicators!r}.")
+        self.layout = layout
+        self.size_indicators = size_indicators
+        self.row_ends = row_ends
+        self.max_length = max_length
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        """Loads the parts by name: `AutoImageProcessor` cannot be had without torchvision in transformers 5.17."""
+        tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
+        return [WallarooImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs), tokenizer]
+
+    @property
+    def video_processor(self):
+        """Qwen2.5-VL's video processor; there is none without torchvision."""
+        if not is_torchvision_available():
+            raise AttributeError("videos need torchvision: `pip install torchvision`")
+        if "_video_processor" not in self.__dict__:
+            from transformers import Qwen2VLVideoProcessor
+
+            self._video_processor = Qwen2VLVideoProcessor()
+        return self._video_processor
+
+    @property
+    def model_input_names(self) -> list[str]:
+        image_names = ["task_ids", "target_grid", "source_pixel_values", "source_grid"]
+        return [*super().model_input_names, *image_names]
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        videos: Any = None,
+        *,
+        task: str | None = None,
+        height: int | Sequence[int] | None = None,
+        width: int | Sequence[int] | None = None,
+        aspect_ratio: str | float | Sequence[str | float] | None = None,
+        template: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        layout: str | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Builds the inputs of `model.generate` for one prompt or a list of them.
+
+        Args:
+            images: for `"understand"` any number of pictures, for `"edit"` one a prompt, else none. With a list of
+                prompts: a list with one entry a prompt, each a picture or a list of pictures.
+            text: the question, prompt or instruction; for `"understand"` also what `apply_chat_template` rendered.
+            videos: for `"understand"`, with torchvision installed.
+            task: `"understand"` (the default), `"generate"` or `"edit"`.
+            height, width: of the image to be made, in pixels, multiples of 16; one for all or one a prompt.
+            aspect_ratio: instead, such as `"16:9"` (width first): the usual size nearest to it. Without any of them:
+                512 x 512 for `"generate"`, the usual size nearest to the source's shape for `"edit"`.
+            template: instruction template with `{prompt}`, and optionally `{target_w}` and `{target_h}`. By default
+                the first of the language that the prompt is written in.
+            negative_prompt: stands in the unconditional prompt, which is else empty.
+            layout: `"training"` or `"evaluation"`: see docs/protocol.md section 4.
+            return_tensors: `"pt"`, `"np"` or `None`.
+            kwargs: passed to the tokenizer and the image processor, as in transformers.
+
+        Returns:
+            `BatchFeature` with `input_ids`, `attention_mask`, `mm_token_type_ids` (all
+            `(batch_size, sequence_length)`, left-padded), `task_ids` `(batch_size,)`; `pixel_values` and
+            `image_grid_thw` where the vision tower sees pictures; for images to be made `target_grid`
+            `(batch_size, 2)`, (grid_height, grid_width) in cells, and the unconditional prompt under the same names
+            prefixed `unconditional_`; for edits `source_pixel_values` `(batch_size, 3, max_height, max_width)` in
+            [-1, 1] and `source_grid`.
+        """
+        resolved = get_task("understand" if task is None else task)
+        if resolved is UNDERSTAND:
+            image_arguments = {
+                "height": height,
+                "width": width,
+                "aspect_ratio": aspect_ratio,
+                "template": template,
+                "negative_prompt": negative_prompt,
+                "layout": layout,
+            }
+            for name, value in image_arguments.items():
+                if value is not None:
+                    raise ValueError(f"`{name}` is for images to be made: the tasks 'generate' and 'edit'.")
+            return self._understand(images, text, videos, return_tensors, kwargs)
+        if videos is not None:
+            raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        if not prompts:
+            raise ValueError(f"`text` must be the prompt of the task {resolved.name!r} or a list of them, got {text!r}.")
+        requests = self.image_requests(resolved, prompts, images, height, width, aspect_ratio, template, layout)
+        negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
+        data = self.encode_requests(requests, prompts)
+        unconditional = self.encode_requests([self.without_source(request) for request in requests], negatives)
+        unconditional.pop("target_grid")
+        data["task_ids"] = np.full(len(prompts), resolved.index, dtype=np.int64)
+        data.update({f"unconditional_{name}": value for name, value in unconditional.items()})
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    # ------------------------------------------------------------------ images to be made
+
+    def image_requests(
+        self, task, prompts, images=None, height=None, width=None, aspect_ratio=None, template=None, layout=None
+    ) -> list[ImageRequest]:
+        """Checks the arguments of a call and settles size, template and source of each image."""
+        count = len(prompts)
+        sources = self._sources(task, images, count)
+        layout = self.layout if layout is None else layout
+        if layout not in self.layouts:
+            raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layout!r}.")
+        heights, widths = self._one_a_prompt("height", height, count), self._one_a_prompt("width", width, count)
+        ratios = self._one_a_prompt("aspect_ratio", aspect_ratio, count)
+        requests = []
+        for prompt, source, wanted_height, wanted_width, ratio in zip(
+            prompts, sources, heights, widths, ratios, strict=True
+        ):
+            check_prompt(prompt)
+            size = self._settle_size(source, wanted_height, wanted_width, ratio)
+            chosen = self.templates[task.name][language_of(prompt)][0] if template is None else template
+            requests.append(ImageRequest(task, *size, check_template(chosen), layout, source))
+        return requests
+
+    def without_source(self, request: ImageRequest) -> ImageRequest:
+        """The request of the unconditional branch: a black source of the same size (docs/protocol.md section 8)."""
+        request = copy.copy(request)
+        if request.source is not None:
+            request.source = Image.new("RGB", request.source.size)
+        return request
+
+    def encode_requests(self, requests: Sequence[ImageRequest], prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Tokens and pixels of some prompts as one left-padded batch."""
+        rows = [self.encode_prompt(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        length = max(len(row) for row in rows)
+        pad_id = self.tokenizer.pad_token_id
+        ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
+        for index, (row, request) in enumerate(zip(rows, requests, strict=True)):
+            start = length - len(row)
+            ids[index, start:] = row
+            mask[index, start:] = 1
+            types[index, start:] = self.token_types(row, request.task)
+        data = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+        factor = self.image_processor.downsample_factor
+        data["target_grid"] = np.array(
+            [(request.height // factor, request.width // factor) for request in requests], dtype=np.int64
+        )
+        sources = [request.source for request in requests if request.source is not None]
+        if sources:
+            seen = self.image_processor(sources, return_tensors="np")
+            data.update(pixel_values=seen["pixel_values"], image_grid_thw=seen["image_grid_thw"])
+            data["source_pixel_values"], data["source_grid"] = self.image_processor.preprocess_cells(
+                sources, [(request.height, request.width) for request in requests]
+            )
+        return data
+
+    def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
+        """Ids of a prompt, up to and with the token that starts the image; raises where they are too many."""
+        ids = self.tokenize(self.prompt_text(request, prompt))
+        grid = request.height // self.image_processor.downsample_factor, request.width // self.image_processor.downsample_factor
+        image_length = image_turn_length(*grid, self.row_ends) + len(self.tokenize(IMAGE_TURN_TAIL))
+        if len(ids) + image_length > self.max_length:
+            raise ValueError(
+                f"`text` gives a prompt of {len(ids)} tokens, with {image_length} for the image of {request.height} x "
+                f"{request.width} pixels, but the limit is {self.max_length} (`max_length`). Shorten it or take a "
+                "smaller size."
+            )
+        return ids
+
+    def prompt_text(self, request: ImageRequest, prompt: str) -> str:
+        """The prompt of an image as text, placeholders spelled out."""
+        factor = self.image_processor.downsample_factor
+        grid = request.height // factor, request.width // factor
+        parts = {
+            "instruction": fill(request.template, prompt=prompt, target_w=request.width, target_h=request.height),
+            "size": "",
+        }
+        if self.size_indicators != "none":
+            parts["size"] = f" <indicator:{request.height}><indicator:{request.width}>"
+        if request.source is not None:
+            patches = math.prod(self.image_processor.vision_grid(request.source.height, request.source.width))
+            patches //= self.image_processor.merge_size**2
+            parts["source"] = f"{PIXEL_START}{self._rows(*grid, IMAGE_PAD)}{PIXEL_END}"
+            parts["image"] = f"{VISION_START}{IMAGE_PAD * patches}{VISION_END}"
+        return fill(self.layouts[request.layout][request.task.name], **parts)
+
+    def image_turn_text(self, request: ImageRequest) -> str:
+        """The image turn as text, from after its start mark to the end of the turn, with placeholders for codes."""
+        factor = self.image_processor.downsample_factor
+        return self._rows(request.height // factor, request.width // factor, CODE_PAD) + IMAGE_TURN_TAIL
+
+    def _rows(self, grid_height: int, grid_width: int, cell: str) -> str:
+        return join_rows(grid_height, grid_width, cell, ROW_END if self.row_ends else "")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text; with `size_indicators="text"` the size indicators are split like any other text."""
+        if self.size_indicators == "text":
+            return self._plain_tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    @property
+    def _plain_tokenizer(self) -> Tokenizer:
+        """The tokenizer without its size indicators, made once."""
+        if "_plain_backend" not in self.__dict__:
+            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            state["added_tokens"] = [
+                token for token in state["added_tokens"] if not token["content"].startswith("<indicator:")
+            ]
+            self._plain_backend = Tokenizer.from_str(json.dumps(state))
+        return self._plain_backend
+
+    def token_types(self, ids: Sequence[int], task: Task) -> np.ndarray:
+        """The routing table of one sequence, see `TokenType`."""
+        ids = np.asarray(ids)
+        convert = self.tokenizer.convert_tokens_to_ids
+        types = np.zeros_like(ids)
+        types[ids == self.image_token_id] = TokenType.IMAGE
+        types[ids == self.video_token_id] = TokenType.VIDEO
+        inside = np.cumsum(ids == convert(PIXEL_START)) - np.cumsum(ids == convert(PIXEL_END))
+        types[(ids == self.image_token_id) & (inside > 0)] = TokenType.SOURCE_CELL
+        if task.makes_image:
+            types[ids == convert(CODE_PAD)] = task.code_type
+        return types
+
+    def _settle_size(self, source, height, width, aspect_ratio) -> tuple[int, int]:
+        if (height is None) != (width is None):
+            raise ValueError(f"`height` and `width` go together, but got height={height!r} and width={width!r}.")
+        if height is not None:
+            if aspect_ratio is not None:
+                raise ValueError("Pass `height` and `width`, or `aspect_ratio`, not both.")
+            return self.image_processor.check_size(height, width)
+        if aspect_ratio is not None:
+            return self.image_processor.bucket_of(parse_aspect_ratio(aspect_ratio), 1)
+        return self.image_processor.bucket_of(*((1, 1) if source is None else (source.height, source.width)))
+
+    def _sources(self, task: Task, images: Any, count: int) -> list[Image.Image | None]:
+        """The source picture of each prompt, upright RGB."""
+        given = self._images_a_prompt(images, count)
+        for index, pictures in enumerate(given):
+            if not task.has_source and pictures:
+                raise ValueError(
+                    f"`images` is not for the task {task.name!r}, but got {len(pictures)}. To change a picture use "
+                    "task='edit'."
+                )
+            if task.has_source and len(pictures) != 1:
+                raise ValueError(
+                    f"`images` must hold one source picture a prompt for the task {task.name!r}, but prompt {index} has "
+                    f"{len(pictures)}."
+                )
+        return [to_rgb(pictures[0]) if pictures else None for pictures in given]
+
+    @staticmethod
+    def _images_a_prompt(images: Any, count: int) -> list[list[Any]]:
+        """`images` as one list a prompt."""
+        if images is None:
+            return [[] for _ in range(count)]
+        if not isinstance(images, (list, tuple)):
+            images = [images]
+        nested = any(isinstance(entry, (list, tuple)) or entry is None for entry in images)
+        if not nested and count == 1:
+            return [list(images)]
+        if len(images) != count:
+            raise ValueError(f"`images` must have one entry a prompt, but got {len(images)} for {count} prompts.")
+        return [
+            [] if entry is None else list(entry) if isinstance(entry, (list, tuple)) else [entry] for entry in images
+        ]
+
+    @staticmethod
+    def _one_a_prompt(name: str, value: Any, count: int, default: Any = None) -> list[Any]:
+        """`value` for each prompt: one for all, or a list of them."""
+        values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * count
+        if len(values) != count:
+            raise ValueError(f"`{name}` must be one for all or one a prompt, but got {len(values)} for {count} prompts.")
+        values = [default if entry is None else entry for entry in values]
+        if name == "negative_prompt":
+            return [check_prompt(entry, name) for entry in values]
+        return values
+
+    # ------------------------------------------------------------------ understanding
+
+    def _understand(self, images, text, videos, return_tensors, kwargs) -> BatchFeature:
+        """Qwen2.5-VL's own processing, after a plain question has been put into a chat turn."""
+        if videos is not None and not is_torchvision_available():
+            raise ImportError("`videos` needs torchvision, which is not installed: `pip install torchvision`.")
+        single = isinstance(text, str)
+        texts = [text] if single else list(text or [])
+        if not texts or not all(isinstance(entry, str) for entry in texts):
+            raise ValueError(f"`text` must be a string or a list of strings, but got {text!r}.")
+        if images is not None:
+            given = images if isinstance(images, (list, tuple)) else [images]
+            if any(TURN_START in entry for entry in texts) and not any(isinstance(entry, (list, tuple)) for entry in given):
+                given = self._split_by_placeholders(texts, given)
+            pictures = [[to_rgb(image) for image in entry] for entry in self._images_a_prompt(given, len(texts))]
+        else:
+            pictures = [[] for _ in texts]
+        clips = [] if videos is None else self._images_a_prompt(videos, len(texts))
+        rendered = [
+            self._chat_turn(entry, len(images_of), len(clips[index]) if clips else 0)
+            for index, (entry, images_of) in enumerate(zip(texts, pictures, strict=True))
+        ]
+        flat = [image for images_of in pictures for image in images_of]
+        kwargs.setdefault("padding", True)
+        kwargs.setdefault("padding_side", "left")
+        data = super().__call__(
+            images=flat or None, text=rendered, videos=videos, return_tensors=return_tensors, **kwargs
+        )
+        longest = max(len(ids) for ids in data["input_ids"])
+        if longest > self.max_length:
+            raise ValueError(
+                f"`text` gives a prompt of {longest} tokens with its pictures, but the limit is {self.max_length} "
+                "(`max_length`). Shorten it or pass fewer or smaller pictures."
+            )
+        data.update(
+            BatchFeature({"task_ids": np.full(len(texts), UNDERSTAND.index)}, tensor_type=return_tensors)
+        )
+        return data
+
+    def _split_by_placeholders(self, texts: list[str], images: Sequence[Any]) -> list[list[Any]]:
+        """Hands a flat list of pictures to rendered prompts by the placeholders that they hold."""
+        counts = [entry.count(self.image_token) for entry in texts]
+        if sum(counts) != len(images):
+            raise ValueError(
+                f"`images` has {len(images)} pictures, but the prompts have {sum(counts)} image placeholders."
+            )
+        remaining = iter(images)
+        return [[next(remaining) for _ in range(count)] for count in counts]
+
+    def _chat_turn(self, text: str, num_images: int, num_videos: int) -> str:
+        """A rendered prompt as it is; a plain question as a user turn, pictures first unless it places them."""
+        placed = text.count(self.image_token)
+        if placed and placed != num_images:
+            raise ValueError(f"`text` has {placed} image placeholders, but `images` has {num_images} pictures for it.")
+        if TURN_START in text:
+            if placed != num_images:
+                raise ValueError(f"`text` has no image placeholder, but `images` has {num_images} pictures for it.")
+            return text
+        content: list[dict[str, Any]] = [] if placed else [{"type": "image"}] * num_images
+        if self.video_token not in text:
+            content = content + [{"type": "video"}] * num_videos
+        content = [*content, {"type": "text", "text": text}]
+        return super().apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def apply_chat_template(self, conversation, chat_template=None, **kwargs):
+        """As in transformers; with `task="generate"` or `"edit"` (here or in `processor_kwargs`) the one user message
+        is the prompt and its picture the source, and the result is what calling the processor gives."""
+        inner = dict(kwargs.get("processor_kwargs") or {})
+        task = kwargs.pop("task", None) or inner.pop("task", None)
+        if task is None or not get_task(task).makes_image:
+            if inner or "processor_kwargs" in kwargs:
+                kwargs["processor_kwargs"] = inner
+            return super().apply_chat_template(conversation, chat_template, **kwargs)
+        if not kwargs.pop("tokenize", True):
+            raise ValueError(f"`tokenize` must be True for the task {task!r}: its prompt is more than text.")
+        for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
+            kwargs.pop(name, None)
+        batched = isinstance(conversation[0], (list, tuple))
+        parsed = [self._single_request(messages, task) for messages in (conversation if batched else [conversation])]
+        prompts, images = [prompt for prompt, _ in parsed], [pictures for _, pictures in parsed]
+        return self(text=prompts, images=images if any(images) else None, task=task, **inner, **kwargs)
+
+    @staticmethod
+    def _single_request(messages, task: str) -> tuple[str, list[Any]]:
+        """Prompt and pictures of a conversation that is one user message, with or without a system message."""
+        messages = [message for message in messages if message["role"] != "system"]
+        if len(messages) != 1 or messages[0]["role"] != "user":
+            raise ValueError(
+                f"`conversation` must be one user message for the task {task!r}, but has the roles "
+                f"{[message['role'] for message in messages]}."
+            )
+        content = messages[0]["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        images = [
+            next(part[name] for name in ("image", "url", "path", "base64") if part.get(name) is not None)
+            for part in parts
+            if part.get("type") == "image"
+        ]
+        return " ".join(part["text"] for part in parts if part.get("type") == "text"), images
+
+    # ------------------------------------------------------------------ outputs
+
+    def post_process_multimodal_output(
+        self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
+    ) -> list[str] | list[Image.Image]:
+        """PIL images of decoded pixels with `generation_mode="image"`, else text of ids."""
+        if generation_mode == "image":
+            return self.image_processor.postprocess(generated_outputs)
+        return super().post_process_multimodal_output(
+            generated_outputs, skip_special_tokens=skip_special_tokens, generation_mode=generation_mode, **kwargs
+        )
+
+
+__all__ = ["WallarooProcessor"]
