@@ -1,11 +1,13 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """What the conversion scripts share: reading released files, the key table, and writing a folder whole or not at all."""
 
+import argparse
 import contextlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig, Qwen2_5_VLConfig
+from transformers.dynamic_module_utils import custom_object_save
 
 from transformers_wallaroo import (
     WallarooConfig,
@@ -127,7 +130,9 @@ def read_base(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         config = json.loads(config_path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{folder} has no readable config.json: expected a Qwen2.5-VL folder ({error}).") from error
+        raise CheckpointError(
+            f"{folder} has no readable config.json: expected a Qwen2.5-VL folder ({error})."
+        ) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{config_path} is no JSON: {error}.") from error
     if config.get("model_type") != "qwen2_5_vl":
@@ -150,7 +155,9 @@ def safetensors_loaders(folder: str | os.PathLike) -> dict[str, tuple[Loader, to
                     shape = torch.Size(reader.get_slice(key).get_shape())
                     loaders[key] = (lambda file=file, key=key: _read_tensor(file, key)), shape
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} cannot be read as safetensors; it is truncated or foreign: {error}.") from error
+            raise CheckpointError(
+                f"{file} cannot be read as safetensors; it is truncated or foreign: {error}."
+            ) from error
     return loaders
 
 
@@ -249,10 +256,10 @@ def make_processor(base_folder: str | os.PathLike, **kwargs: Any) -> WallarooPro
     if template_file.is_file():
         template = json.loads(template_file.read_text(encoding="utf-8"))["chat_template"]
     if not template:
-        raise CheckpointError(f"{base_folder} has no chat template: expected chat_template.json or one in the tokenizer.")
-    return WallarooProcessor(
-        WallarooImageProcessor(**kwargs), add_wallaroo_tokens(tokenizer), chat_template=template
-    )
+        raise CheckpointError(
+            f"{base_folder} has no chat template: expected chat_template.json or one in the tokenizer."
+        )
+    return WallarooProcessor(WallarooImageProcessor(**kwargs), add_wallaroo_tokens(tokenizer), chat_template=template)
 
 
 def make_generation_config(base_folder: str | os.PathLike) -> GenerationConfig:
@@ -316,7 +323,11 @@ def check_keys(
             if key in entries and entries[key][1] != shape
         ],
     }
-    text = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:10])}{', ...' * (len(keys) > 10)}" for what, keys in problems.items() if keys)
+    text = "; ".join(
+        f"{len(keys)} {what}: {', '.join(keys[:10])}{', ...' * (len(keys) > 10)}"
+        for what, keys in problems.items()
+        if keys
+    )
     if text:
         raise CheckpointError(f"The checkpoint does not fit the config of the base model and the VQ tokenizer. {text}.")
     return fresh
@@ -370,6 +381,7 @@ def write_shards(
     for filename, keys in tqdm(plan.filename_to_tensors.items(), desc="writing", unit="shard"):
         shard = {key: entries[key][0]().to(dtype_of(key)).contiguous().clone() for key in keys}
         save_file(shard, folder / filename, metadata={"format": "pt"})
+        (folder / filename).chmod(0o644)  # safetensors makes files that only their owner reads
         del shard
     if plan.is_sharded:
         index = {"metadata": {"total_size": plan.metadata["total_size"]}, "weight_map": plan.tensor_to_filename}
@@ -413,20 +425,78 @@ def save_code_and_configs(
     """Everything of a checkpoint folder but the weights: configs, tokenizer, chat template, remote code."""
     with torch.device("meta"):
         model = WallarooForConditionalGeneration(config)
-    model.generation_config = generation_config
-    model.save_pretrained(folder, state_dict={})
-    for leftover in folder.glob("*.safetensors*"):
-        leftover.unlink()
+    custom_object_save(model, folder)
+    config.save_pretrained(folder)
+    generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 
-def push(folder: str | os.PathLike, repo_id: str) -> None:
-    """Uploads a checkpoint folder to the Hub."""
-    from huggingface_hub import HfApi
+def write_wallaroo(
+    output: str | os.PathLike,
+    config: WallarooConfig,
+    processor: WallarooProcessor,
+    generation_config: GenerationConfig,
+    entries: dict[str, tuple[Loader, torch.Size]],
+    unknown: list[str],
+    vq_state: Mapping[str, torch.Tensor],
+    *,
+    may_miss: tuple[str, ...],
+    why: str,
+    dtype: torch.dtype,
+    max_shard_size: str,
+) -> list[str]:
+    """Adds the VQ tokenizer to renamed `entries`, checks every key, fills in the parts that may be missing, and
+    writes the folder. Returns a line for each dropped key and each newly initialised weight."""
+    for part in (config, config.text_config, config.vision_config, config.vq_config):
+        part.dtype = dtype
+    vq, dropped, vq_unknown = vq_entries(vq_state)
+    entries = {**entries, **vq}
+    drop_tied_head(entries, config)
+    expected = expected_shapes(config)
+    fresh = check_keys(entries, expected, unknown + vq_unknown, may_miss=may_miss)
+    std = config.text_config.initializer_range
+    for key in fresh:
+        entries[key] = (lambda key=key: fresh_weight(key, expected[key], std)), expected[key]
+    with whole_folder(output, config.model_type) as folder:
+        save_code_and_configs(folder, config, processor, generation_config)
+        write_shards(
+            folder,
+            {key: entries[key] for key in expected},
+            lambda key: torch.float32 if key.startswith(VQ) else dtype,
+            max_shard_size,
+        )
+    return [f"dropped {key}" for key in dropped] + [f"newly initialised {key} ({why})" for key in fresh]
 
-    api = HfApi()
-    api.create_repo(repo_id, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Wallaroo checkpoint")
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+    """The options that every command has."""
+    parser.add_argument(
+        "--output", required=True, metavar="OUT", help="folder to write; it appears whole or not at all"
+    )
+    if dtype:
+        choices = ("float32", "bfloat16", "float16")
+        parser.add_argument("--dtype", default="bfloat16", choices=choices, help="of all but the VQ tokenizer")
+    parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights; also bounds the memory used")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="also upload to this Hub repository")
+
+
+def run(command: Callable[[], list[str]], options: argparse.Namespace) -> int:
+    """Runs a command, prints what it reports, uploads where asked to. Returns the exit status."""
+    try:
+        report = command()
+    except CheckpointError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write("\n".join([*report, f"wrote {options.output}"]) + "\n")
+    if options.push_to_hub:
+        api = HfApi()
+        api.create_repo(options.push_to_hub, exist_ok=True)
+        api.upload_folder(repo_id=options.push_to_hub, folder_path=options.output, commit_message="Upload checkpoint")
+        sys.stdout.write(f"pushed to {options.push_to_hub}\n")
+    return 0
 
 
 def parse_dtype(name: str) -> torch.dtype:

@@ -122,6 +122,11 @@ class WallarooConfig(Qwen2_5_VLConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def custom_pipelines(self) -> dict[str, dict[str, Any]]:
+        """What `pipeline("any-to-any", ..., trust_remote_code=True)` runs; made anew, as transformers writes into it."""
+        return {"any-to-any": {"impl": "pipeline_wallaroo.WallarooPipeline", "pt": ["AutoModelForMultimodalLM"]}}
+
+    @property
     def text_vocab_size(self) -> int:
         """Rows of the text embedding table; also the id of code 0."""
         return self.text_config.vocab_size

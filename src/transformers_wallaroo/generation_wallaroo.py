@@ -87,9 +87,7 @@ class ImagePlan:
     def row_end_after(self, code: int) -> list[bool | None]:
         """For each image whether a row end follows its `code`-th code (from 0); `None` where the image is whole."""
         done = code + 1
-        return [
-            None if done >= height * width else self.row_ends and done % width == 0 for height, width in self.grids
-        ]
+        return [None if done >= height * width else self.row_ends and done % width == 0 for height, width in self.grids]
 
     def fed_positions(self) -> int:
         """Positions that decoding adds to the cache, padding included."""
@@ -274,6 +272,8 @@ class WallarooGenerationMixin:
             turns, or a [`WallarooGenerateOutput`] with `return_dict_in_generate=True`.
         """
         resolved = self._resolve_task(task, generation_mode, kwargs.get("task_ids"))
+        if generation_mode == "image":  # a pipeline adds its default length, which is for text
+            kwargs.pop("max_new_tokens", None)
         if resolved is UNDERSTAND:
             if generator is not None:
                 raise ValueError("`generator` is for images; text sampling takes an int `seed`.")
@@ -341,9 +341,7 @@ class WallarooGenerationMixin:
 
         def decode(model, input_ids, logits_processor, generation_config, **model_kwargs):
             decoder = _Decoder(model, task, plan, model_kwargs.get("past_key_values"), repeats)
-            hidden = decoder.prefill(
-                model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"]
-            )
+            hidden = decoder.prefill(model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"])
             return model._decode_images(
                 decoder, hidden, logits_processor, generators, guidance_scale, streamer, show_progress, **output_flags
             )
@@ -381,9 +379,15 @@ class WallarooGenerationMixin:
 
     def _prepare_prompt(self, task, kwargs, guidance_scale, repeats, row_ends) -> tuple[ImagePlan, dict[str, Any]]:
         """Embeds the prompts of both branches as one left-padded batch; takes the processor's outputs from `kwargs`."""
-        names = (
-            "input_ids attention_mask mm_token_type_ids pixel_values image_grid_thw source_pixel_values source_grid"
-        ).split()
+        names = [
+            "input_ids",
+            "attention_mask",
+            "mm_token_type_ids",
+            "pixel_values",
+            "image_grid_thw",
+            "source_pixel_values",
+            "source_grid",
+        ]
         branches = [{name: kwargs.pop(name, None) for name in names}]
         branches.append({name: kwargs.pop(f"unconditional_{name}", None) for name in names})
         target_grid = kwargs.pop("target_grid", None)
@@ -492,9 +496,7 @@ class WallarooGenerationMixin:
                 hidden = decoder.step(codes[:, code], row_ends)
         if streamer is not None:
             streamer.end()
-        grids = [
-            codes[index, : height * width].view(height, width) for index, (height, width) in enumerate(plan.grids)
-        ]
+        grids = [codes[index, : height * width].view(height, width) for index, (height, width) in enumerate(plan.grids)]
         sequences = self._join_sequences(grids, plan.row_ends)
         if not return_dict_in_generate:
             return sequences
@@ -529,4 +531,4 @@ class WallarooGenerationMixin:
         return sequences
 
 
-__all__ = ["WallarooGenerationMixin", "WallarooGenerateOutput"]
+__all__ = ["WallarooGenerateOutput", "WallarooGenerationMixin"]

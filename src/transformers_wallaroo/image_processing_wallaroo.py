@@ -50,7 +50,9 @@ def to_rgb(image: Any, name: str = "images") -> Image.Image:
             )
         return picture.convert("RGB")
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"`{name}` holds a picture that cannot be decoded, it is truncated or corrupt: {error}.") from error
+        raise ValueError(
+            f"`{name}` holds a picture that cannot be decoded, it is truncated or corrupt: {error}."
+        ) from error
 
 
 def _open(image: Any, name: str) -> Image.Image:
@@ -86,7 +88,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    if np.issubdtype(pixels.dtype, np.floating) and pixels.size and 0 <= pixels.min() and pixels.max() <= 1:
+    if np.issubdtype(pixels.dtype, np.floating) and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         pixels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
         raise ValueError(
@@ -126,7 +128,12 @@ class WallarooImageProcessor(Qwen2VLImageProcessorPil):
     def check_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the size, or raises where a side is not a positive multiple of `downsample_factor`."""
         for name, side in (("height", height), ("width", width)):
-            if isinstance(side, bool) or not isinstance(side, (int, np.integer)) or side <= 0 or side % self.downsample_factor:
+            if (
+                isinstance(side, bool)
+                or not isinstance(side, (int, np.integer))
+                or side <= 0
+                or side % self.downsample_factor
+            ):
                 raise ValueError(
                     f"`{name}` must be a positive multiple of {self.downsample_factor} pixels, but got {side!r}. "
                     f"The size nearest to a shape is `aspect_ratio='W:H'`; the usual sizes are {self._bucket_text()}."

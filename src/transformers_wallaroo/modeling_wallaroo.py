@@ -21,6 +21,7 @@ from .configuration_wallaroo import WallarooConfig
 from .generation_wallaroo import WallarooGenerationMixin
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel
+from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
 
 # The label that the losses pass over, as everywhere in torch and transformers.
 IGNORE_INDEX = -100
@@ -92,9 +93,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         if value is not None:
             raise AttributeError("`rope_deltas` would be shared by every request on this model; pass `position_ids`.")
 
-    def token_types(
-        self, input_ids: torch.LongTensor, mm_token_type_ids: torch.LongTensor | None
-    ) -> torch.LongTensor:
+    def token_types(self, input_ids: torch.LongTensor, mm_token_type_ids: torch.LongTensor | None) -> torch.LongTensor:
         """`mm_token_type_ids`, or what a prompt without image codes and sources lets us derive for itself."""
         if mm_token_type_ids is not None:
             # While decoding, transformers 5.17 hands over the types of all tokens with the ids of the new ones.
@@ -471,9 +470,9 @@ class WallarooForConditionalGeneration(
         input_ids = model_kwargs.get("input_ids")
         if input_ids is None or input_ids.shape[1] == 0:
             input_ids = inputs_tensor
-        text_positions = super(
-            Qwen2_5_VLForConditionalGeneration, self
-        )._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        text_positions = super(Qwen2_5_VLForConditionalGeneration, self)._prepare_position_ids_for_generation(
+            inputs_tensor, model_kwargs
+        )
         if input_ids.ndim != 2:
             return text_positions[None].expand(4, -1, -1)
         positions, _ = self.model.get_rope_index(
@@ -532,4 +531,4 @@ class WallarooForConditionalGeneration(
         return next(task for task in TASKS.values() if task.index == index)
 
 
-__all__ = ["WallarooForConditionalGeneration", "WallarooModel", "WallarooPreTrainedModel"]
+__all__ = ["WallarooForConditionalGeneration", "WallarooModel", "WallarooPipeline", "WallarooPreTrainedModel"]

@@ -88,9 +88,7 @@ class WallarooVQModel(JanusVQVAE):
         weight = self.post_quant_conv.weight
         with torch.autocast(weight.device.type, enabled=False):
             quantized = self.embed_codes(codes.to(weight.device)).to(weight.dtype).permute(0, 3, 1, 2)
-            return torch.cat(
-                [self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)]
-            )
+            return torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)])
 
     def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """Reconstruction of `pixel_values`: encode, then decode."""

@@ -197,7 +197,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = [text] if isinstance(text, str) else list(text or [])
         if not prompts:
-            raise ValueError(f"`text` must be the prompt of the task {resolved.name!r} or a list of them, got {text!r}.")
+            raise ValueError(
+                f"`text` must be the prompt of the task {resolved.name!r} or a list of them, got {text!r}."
+            )
         requests = self.image_requests(resolved, prompts, images, height, width, aspect_ratio, template, layout)
         negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
         data = self.encode_requests(requests, prompts)
@@ -266,7 +268,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
     def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
         """Ids of a prompt, up to and with the token that starts the image; raises where they are too many."""
         ids = self.tokenize(self.prompt_text(request, prompt))
-        grid = request.height // self.image_processor.downsample_factor, request.width // self.image_processor.downsample_factor
+        grid = (
+            request.height // self.image_processor.downsample_factor,
+            request.width // self.image_processor.downsample_factor,
+        )
         image_length = image_turn_length(*grid, self.row_ends) + len(self.tokenize(IMAGE_TURN_TAIL))
         if len(ids) + image_length > self.max_length:
             raise ValueError(
@@ -379,7 +384,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         """`value` for each prompt: one for all, or a list of them."""
         values = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * count
         if len(values) != count:
-            raise ValueError(f"`{name}` must be one for all or one a prompt, but got {len(values)} for {count} prompts.")
+            raise ValueError(
+                f"`{name}` must be one for all or one a prompt, but got {len(values)} for {count} prompts."
+            )
         values = [default if entry is None else entry for entry in values]
         if name == "negative_prompt":
             return [check_prompt(entry, name) for entry in values]
@@ -397,7 +404,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"`text` must be a string or a list of strings, but got {text!r}.")
         if images is not None:
             given = images if isinstance(images, (list, tuple)) else [images]
-            if any(TURN_START in entry for entry in texts) and not any(isinstance(entry, (list, tuple)) for entry in given):
+            if any(TURN_START in entry for entry in texts) and not any(
+                isinstance(entry, (list, tuple)) for entry in given
+            ):
                 given = self._split_by_placeholders(texts, given)
             pictures = [[to_rgb(image) for image in entry] for entry in self._images_a_prompt(given, len(texts))]
         else:
@@ -419,9 +428,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 f"`text` gives a prompt of {longest} tokens with its pictures, but the limit is {self.max_length} "
                 "(`max_length`). Shorten it or pass fewer or smaller pictures."
             )
-        data.update(
-            BatchFeature({"task_ids": np.full(len(texts), UNDERSTAND.index)}, tensor_type=return_tensors)
-        )
+        data.update(BatchFeature({"task_ids": np.full(len(texts), UNDERSTAND.index)}, tensor_type=return_tensors))
         return data
 
     def _split_by_placeholders(self, texts: list[str], images: Sequence[Any]) -> list[list[Any]]:

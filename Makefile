@@ -1,0 +1,47 @@
+# Everything runs in a virtual environment of its own, made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-oldest lint format clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: $(VENV)/.installed  ## convert the fixture, answer, draw and edit; pictures land in demo-output/
+	$(BIN)/python examples/demo.py --output demo-output
+
+test: $(VENV)/.installed  ## the whole test suite on the pinned, newest transformers
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-oldest: .venv-oldest/.installed  ## the same on the oldest transformers that is supported
+	.venv-oldest/bin/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# torch first and by itself: `pip install torch==...` takes a CPU build where one is at hand.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv-oldest/.installed: pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+clean:  ## remove the environments and what the demo wrote
+	rm -rf .venv .venv-oldest demo-output .pytest_cache .mypy_cache .ruff_cache

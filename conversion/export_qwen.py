@@ -1,0 +1,104 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Writes the understanding half of a Wallaroo as a plain Qwen2.5-VL folder, for stock transformers and vLLM.
+
+    python conversion/export_qwen.py --checkpoint wallaroo-7b --output wallaroo-7b-understanding
+
+The VQ tokenizer, the adapters and the image heads stay behind. Weights keep their dtype, in the names of the Hub. The
+tokenizer keeps Wallaroo's added tokens, which the embedding table has rows for and which answers do not use.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+
+from transformers_wallaroo import WallarooConfig, WallarooProcessor
+from wallaroo_checkpoints import (
+    EXPORT_KEYS,
+    CheckpointError,
+    add_arguments,
+    check_keys,
+    expected_shapes,
+    rename_keys,
+    run,
+    safetensors_loaders,
+    whole_folder,
+    write_shards,
+)
+
+
+def export_qwen(checkpoint: str | Path, output: str | Path, max_shard_size: str = "5GB") -> list[str]:
+    """Exports, and returns what a user should know, a line each."""
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} has no readable config: {error}") from error
+    if not isinstance(config, WallarooConfig):
+        raise CheckpointError(f"{checkpoint} is of model type {config.model_type!r}, but expected 'wallaroo'.")
+    entries = safetensors_loaders(checkpoint)
+    check_keys(entries, expected_shapes(config), [])
+    renamed, dropped, unknown = rename_keys(entries, EXPORT_KEYS)
+    assert not unknown, f"EXPORT_KEYS has no rule for {unknown}"
+    qwen = Qwen2_5_VLConfig(
+        text_config=config.text_config.to_dict(),
+        vision_config=config.vision_config.to_dict(),
+        tie_word_embeddings=config.tie_word_embeddings,
+        architectures=[Qwen2_5_VLForConditionalGeneration.__name__],
+        **{
+            name: getattr(config, name)
+            for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "dtype")
+        },
+    )
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    with whole_folder(output, qwen.model_type) as folder:
+        qwen.save_pretrained(folder)
+        GenerationConfig.from_pretrained(checkpoint).save_pretrained(folder)
+        save_processor(folder, processor)
+        dtypes = {key: load().dtype for key, (load, _) in renamed.items()}
+        write_shards(folder, renamed, dtypes.__getitem__, max_shard_size)
+    return [f"left behind {len(dropped)} weights of image generation and editing"]
+
+
+def save_processor(folder: Path, processor: WallarooProcessor) -> None:
+    """Tokenizer, chat template and image-processor config as a Qwen2.5-VL folder has them."""
+    image_processor = processor.image_processor
+    processor.tokenizer.save_pretrained(folder)
+    settings = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "min_pixels": image_processor.size["shortest_edge"],
+        "max_pixels": image_processor.size["longest_edge"],
+        **{name: getattr(image_processor, name) for name in ("patch_size", "temporal_patch_size", "merge_size")},
+        "image_mean": list(image_processor.image_mean),
+        "image_std": list(image_processor.image_std),
+    }
+    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer_config["processor_class"] = "Qwen2_5_VLProcessor"
+    for name, content in (
+        ("preprocessor_config.json", settings),
+        ("tokenizer_config.json", tokenizer_config),
+        ("chat_template.json", {"chat_template": processor.chat_template}),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="WALLAROO_DIR", help="Wallaroo folder, as converted or trained"
+    )
+    add_arguments(parser, dtype=False)
+    options = parser.parse_args(arguments)
+    return run(lambda: export_qwen(options.checkpoint, options.output, options.max_shard_size), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

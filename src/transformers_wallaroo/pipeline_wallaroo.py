@@ -1,0 +1,53 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""`pipeline("any-to-any")` for Wallaroo: transformers' own, which needs neither torchvision nor a word about the task."""
+
+from typing import Any
+
+from transformers.pipelines.any_to_any import AnyToAnyPipeline
+from transformers.pipelines.base import Pipeline
+
+from .image_grid_wallaroo import EDIT, GENERATE
+
+
+class WallarooPipeline(AnyToAnyPipeline):
+    """Text with `generation_mode="text"` (the default), pictures with `generation_mode="image"`.
+
+    With `"image"` the input is an instruction: with a picture the task is `"edit"`, else `"generate"`. `height`,
+    `width`, `aspect_ratio`, `template`, `negative_prompt` and `layout` go to the processor; what `model.generate` takes
+    (`seed`, `guidance_scale`, ...) goes into `generate_kwargs`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # Past AnyToAnyPipeline's own __init__, whose only business is to ask for torchvision.
+        Pipeline.__init__(self, *args, **kwargs)
+
+    def _sanitize_parameters(self, generation_mode: str | None = None, **kwargs: Any):
+        preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=generation_mode, **kwargs)
+        if generation_mode is not None:
+            preprocess["generation_mode"] = generation_mode
+        return preprocess, forward, postprocess
+
+    def preprocess(self, inputs=None, generation_mode: str | None = None, **kwargs: Any):
+        if generation_mode == "image":
+            options = kwargs.pop("processor_kwargs", None) or {}
+            passed = {
+                name: kwargs.pop(name) for name in list(kwargs) if name not in ("timeout", "continue_final_message")
+            }
+            options = {"task": (EDIT if self._has_picture(inputs) else GENERATE).name, **passed, **options}
+            kwargs["processor_kwargs"] = options
+        return super().preprocess(inputs, **kwargs)
+
+    @staticmethod
+    def _has_picture(inputs: Any) -> bool:
+        messages = getattr(inputs, "messages", None)
+        if messages is None:
+            return isinstance(inputs, dict) and bool(inputs.get("images"))
+        return any(
+            part.get("type") == "image"
+            for message in messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+        )
+
+
+__all__ = ["WallarooPipeline"]
