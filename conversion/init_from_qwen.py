@@ -1,7 +1,8 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Makes a Wallaroo that is ready for stage 1 out of a Qwen2.5-VL folder and a VQ tokenizer.
 
-    python conversion/init_from_qwen.py --base Qwen2.5-VL-3B-Instruct --vq-checkpoint vq_ds16_t2i.pt --output wallaroo-3b-stage0
+    python conversion/init_from_qwen.py --base Qwen2.5-VL-3B-Instruct --vq-checkpoint vq_ds16_t2i.pt \\
+        --output wallaroo-3b-stage0
 
 Language model, vision tower and VQ tokenizer are taken over; the adapters and image heads are newly initialised, the
 same each time. The output folder appears whole or not at all.

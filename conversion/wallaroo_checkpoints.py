@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""What the conversion scripts share: reading released files, the key table, and writing a folder whole or not at all."""
+"""What the conversion commands share: reading released files, the key tables, writing a folder whole or not at all."""
 
 import argparse
 import contextlib
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,9 @@ def safetensors_loaders(folder: str | os.PathLike) -> dict[str, tuple[Loader, to
     for file in files:
         try:
             with safe_open(file, framework="pt") as reader:
-                for key in reader.keys():
+                for key in reader.keys():  # noqa: SIM118, a safetensors reader is no mapping
                     shape = torch.Size(reader.get_slice(key).get_shape())
-                    loaders[key] = (lambda file=file, key=key: _read_tensor(file, key)), shape
+                    loaders[key] = partial(_read_tensor, file, key), shape
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{file} cannot be read as safetensors; it is truncated or foreign: {error}."
@@ -168,7 +169,11 @@ def _read_tensor(file: Path, key: str) -> torch.Tensor:
 
 def state_dict_loaders(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[Loader, torch.Size]]:
     """The same for a state dict in (mapped) memory."""
-    return {key: ((lambda value=value: value), value.shape) for key, value in state.items()}
+    return {key: (partial(_same, value), value.shape) for key, value in state.items()}
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 # ---------------------------------------------------------------------------------------------------- configs
@@ -400,7 +405,7 @@ def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
         found = json.loads(config.read_text())["model_type"] if config.is_file() else None
         if not output.is_dir() or (any(output.iterdir()) and found != model_type):
             raise CheckpointError(
-                f"{output} exists and is no earlier result of this command (a checkpoint of model type {model_type!r}). "
+                f"{output} exists and is no earlier result of this command (a checkpoint of type {model_type!r}). "
                 "Nothing was written; choose another output folder."
             )
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -456,7 +461,7 @@ def write_wallaroo(
     fresh = check_keys(entries, expected, unknown + vq_unknown, may_miss=may_miss)
     std = config.text_config.initializer_range
     for key in fresh:
-        entries[key] = (lambda key=key: fresh_weight(key, expected[key], std)), expected[key]
+        entries[key] = partial(fresh_weight, key, expected[key], std), expected[key]
     with whole_folder(output, config.model_type) as folder:
         save_code_and_configs(folder, config, processor, generation_config)
         write_shards(

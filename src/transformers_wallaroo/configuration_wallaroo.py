@@ -4,7 +4,6 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
     Qwen2_5_VLConfig,
@@ -94,8 +93,11 @@ class WallarooConfig(Qwen2_5_VLConfig):
     }
     _auto_class = "AutoConfig"
 
-    vq_config: dict | PreTrainedConfig | None = None
-    mlp_hidden_sizes: dict[str, int] | None = None
+    # Config objects once made; a dict or `None` when given.
+    text_config: Any = None
+    vision_config: Any = None
+    vq_config: Any = None
+    mlp_hidden_sizes: Any = None
     generate_start_token_id: int = 151665
     generate_end_token_id: int = 151666
     pixel_start_token_id: int = 151667
@@ -123,7 +125,7 @@ class WallarooConfig(Qwen2_5_VLConfig):
 
     @property
     def custom_pipelines(self) -> dict[str, dict[str, Any]]:
-        """What `pipeline("any-to-any", ..., trust_remote_code=True)` runs; made anew, as transformers writes into it."""
+        """What `pipeline("any-to-any", ..., trust_remote_code=True)` runs. Made anew: transformers writes into it."""
         return {"any-to-any": {"impl": "pipeline_wallaroo.WallarooPipeline", "pt": ["AutoModelForMultimodalLM"]}}
 
     @property

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import ModelOutput, logging
 
-from .image_grid_wallaroo import TASKS, UNDERSTAND, Task, get_task, image_turn_length
+from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
 
 logger = logging.get_logger(__name__)
 
@@ -56,10 +56,10 @@ class WallarooGenerateOutput(ModelOutput):
         scores (`tuple[torch.FloatTensor]`, with `output_scores=True`): the same after the logits processors.
     """
 
-    sequences: torch.LongTensor | None = None
-    codes: list[torch.LongTensor] | None = None
-    logits: tuple[torch.FloatTensor, ...] | None = None
-    scores: tuple[torch.FloatTensor, ...] | None = None
+    sequences: torch.Tensor | None = None
+    codes: list[torch.Tensor] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
-def sample_codes(scores: torch.FloatTensor, generators: Sequence[torch.Generator] | None) -> torch.LongTensor:
+def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
     """One code a row of `scores` (`(num_images, num_embeddings)`): the best without `generators`, else a draw.
 
     Row `i` draws from `generators[i]` alone, so that an image does not depend on its neighbours in the batch.
@@ -129,8 +129,8 @@ def make_generators(
         _check_count("generator", len(generator), num_images)
         return list(generator)
     if seed is None:
-        source = {} if generator is None else {"generator": generator, "device": generator.device}
-        seeds = torch.randint(2**62, (num_images,), **source).tolist()
+        device_of = torch.device("cpu") if generator is None else generator.device
+        seeds = torch.randint(2**62, (num_images,), generator=generator, device=device_of).tolist()
     elif isinstance(seed, int):
         seeds = [seed + index for index in range(num_images)]
     else:
@@ -161,8 +161,9 @@ class _Decoder:
     It lives for one call; nothing of it is kept on the model.
     """
 
-    def __init__(self, model, task: Task, plan: ImagePlan, cache: Cache | None, repeats: int):
+    def __init__(self, model, task: ImageTask, plan: ImagePlan, cache: Cache | None, repeats: int):
         self.model, self.task, self.plan, self.cache, self.repeats = model, task, plan, cache, repeats
+        self.mask: torch.Tensor | None = None
         self.history: list[torch.Tensor] = []  # embeddings and positions so far, kept only without a cache
         self.history_positions: list[torch.Tensor] = []
         config = model.config
@@ -180,39 +181,32 @@ class _Decoder:
         hidden = self._forward(embeds, positions)
         self.next_position = positions.amax(dim=(0, 2)) + 1
         if share:
+            assert self.cache is not None
             self.cache.batch_repeat_interleave(repeats)
             hidden = hidden.repeat_interleave(repeats, 0)
             self.next_position = self.next_position.repeat_interleave(repeats, 0)
             self.mask = mask if mask is None else mask.repeat_interleave(repeats, 0)
         return hidden
 
-    def step(self, codes: torch.LongTensor, row_ends: list[bool | None]) -> torch.Tensor:
+    def step(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the last hidden state.
 
         Where rows end at different steps, an image without a row end gets a masked position before its code.
         """
         branches = len(self.next_position) // len(codes)
-        embeds = self.model.model.embed_codes(codes.repeat(branches), self.task).unsqueeze(1)
-        embeds = embeds.to(self.row_end.dtype)
-        device = embeds.device
-        lengths = torch.ones_like(self.next_position)
-        new_mask = None if self.mask is None else self.mask.new_ones(len(embeds), 1)
+        embeds = self.model.model.embed_codes(codes.repeat(branches), self.task).unsqueeze(1).to(self.row_end.dtype)
+        real = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         if True in row_ends:
-            row_end = self.row_end.to(device).expand(len(embeds), 1, -1)
-            both = torch.cat([embeds, row_end], dim=1)
-            if False in row_ends:
-                ends = torch.tensor([end is not False for end in row_ends], device=device).repeat(branches)
-                embeds = torch.where(ends[:, None, None], both, both.flip(1))
-                lengths = lengths + ends.to(lengths)
-                new_mask = torch.stack([ends.to(self.mask), torch.ones_like(ends).to(self.mask)], dim=1)
-            else:
-                embeds, lengths = both, lengths + 1
-                new_mask = None if self.mask is None else self.mask.new_ones(len(embeds), 2)
-        last = self.next_position + lengths - 1
-        positions = torch.stack([last - index for index in range(embeds.shape[1] - 1, -1, -1)], dim=1)
+            # Whole images (`None`) go on unread, as if their row ended.
+            ends = torch.tensor([end is not False for end in row_ends], device=embeds.device).repeat(branches)
+            both = torch.cat([embeds, self.row_end.to(embeds.device).expand(len(embeds), 1, -1)], dim=1)
+            embeds = torch.where(ends[:, None, None], both, both.flip(1))
+            real = torch.stack([ends, torch.ones_like(ends)], dim=1).long()
+        last = self.next_position + real.sum(dim=1) - 1
+        positions = last.unsqueeze(1) - torch.arange(embeds.shape[1] - 1, -1, -1, device=last.device)
         self.next_position = last + 1
-        if new_mask is not None:
-            self.mask = torch.cat([self.mask, new_mask], dim=1)
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
         return self._forward(embeds, positions.expand(3, -1, -1))
 
     def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -230,7 +224,7 @@ class _Decoder:
         return outputs.last_hidden_state[:, -1]
 
 
-class WallarooGenerationMixin:
+class WallarooGenerationMixin(GenerationMixin):
     """`generate` for the three tasks. Understanding is transformers' own; images are decoded by `_decode_images`."""
 
     @torch.no_grad()
@@ -247,7 +241,7 @@ class WallarooGenerationMixin:
         row_ends: bool | None = None,
         generation_mode: str | None = None,
         **kwargs: Any,
-    ) -> torch.LongTensor | ModelOutput:
+    ) -> torch.Tensor | ModelOutput:
         """Answers, draws or edits: `model.generate(**processor(..., task=...), ...)`.
 
         Args:
@@ -274,7 +268,7 @@ class WallarooGenerationMixin:
         resolved = self._resolve_task(task, generation_mode, kwargs.get("task_ids"))
         if generation_mode == "image":  # a pipeline adds its default length, which is for text
             kwargs.pop("max_new_tokens", None)
-        if resolved is UNDERSTAND:
+        if not isinstance(resolved, ImageTask):
             if generator is not None:
                 raise ValueError("`generator` is for images; text sampling takes an int `seed`.")
             return self._generate_text(inputs, generation_config, logits_processor, seed, kwargs)
@@ -303,7 +297,7 @@ class WallarooGenerationMixin:
                 f"`task` is {task.name!r}, but the inputs were prepared for {prepared.name!r}. "
                 f"Build them with `processor(..., task={task.name!r})`."
             )
-        if generation_mode not in (None, "image" if task.makes_image else "text"):
+        if generation_mode not in (None, "image" if isinstance(task, ImageTask) else "text"):
             raise ValueError(
                 f"`generation_mode` is {generation_mode!r}, but the inputs were prepared for the task {task.name!r}. "
                 "For images pass `task='generate'` or `task='edit'` to the processor, or to the pipeline call."
@@ -339,7 +333,7 @@ class WallarooGenerationMixin:
         if settings["do_sample"]:
             generators = make_generators(seed, generator, len(plan.grids), self.lm_head.weight.device)
 
-        def decode(model, input_ids, logits_processor, generation_config, **model_kwargs):
+        def decode(model, _, *, logits_processor, **model_kwargs):
             decoder = _Decoder(model, task, plan, model_kwargs.get("past_key_values"), repeats)
             hidden = decoder.prefill(model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"])
             return model._decode_images(
@@ -443,8 +437,8 @@ class WallarooGenerationMixin:
         if needed > limit:
             largest = max(plan.grids, key=lambda grid: grid[0] * grid[1])
             raise ValueError(
-                f"A prompt of {length} tokens and an image of {largest[0]} x {largest[1]} cells need {needed} positions, but "
-                f"the model has {limit} (`max_position_embeddings`). Take a smaller size or a shorter prompt."
+                f"A prompt of {length} tokens and an image of {largest[0]} x {largest[1]} cells need {needed} "
+                f"positions, but the model has {limit} (`max_position_embeddings`). Take a smaller size."
             )
         if cache is None:
             return
@@ -470,7 +464,7 @@ class WallarooGenerationMixin:
         return_dict_in_generate: bool,
         output_logits: bool,
         output_scores: bool,
-    ) -> torch.LongTensor | WallarooGenerateOutput:
+    ) -> torch.Tensor | WallarooGenerateOutput:
         """The loop: head, guidance, logits processors, sampling, and the next forward with its row ends."""
         plan, offset = decoder.plan, self.config.text_vocab_size
         head = getattr(self, decoder.task.head)
@@ -482,7 +476,8 @@ class WallarooGenerationMixin:
         for code in logging.tqdm(range(plan.num_codes), desc=f"{decoder.task.name}", unit="code", disable=disable):
             logits = head(hidden).float()
             if guidance_scale != 1:
-                logits = guide(*logits.chunk(2), guidance_scale)
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, guidance_scale)
             scores = logits_processor(codes[:, :code], logits)
             codes[:, code] = sample_codes(scores, generators)
             if output_logits:
@@ -519,15 +514,14 @@ class WallarooGenerationMixin:
         pad = self.generation_config.pad_token_id
         return self.config.generate_image_pad_token_id if pad is None else pad
 
-    def _join_sequences(self, grids: list[torch.LongTensor], row_ends: bool) -> torch.LongTensor:
-        length = max(image_turn_length(*grid.shape, row_ends) for grid in grids)
-        sequences = grids[0].new_full((len(grids), length), self._pad_id)
-        for sequence, grid in zip(sequences, grids, strict=True):
+    def _join_sequences(self, grids: list[torch.Tensor], row_ends: bool) -> torch.Tensor:
+        lengths = [image_turn_length(grid.shape[0], grid.shape[1], row_ends) for grid in grids]
+        sequences = grids[0].new_full((len(grids), max(lengths)), self._pad_id)
+        for sequence, grid, length in zip(sequences, grids, lengths, strict=True):
             rows = grid + self.config.text_vocab_size
             if row_ends:
                 rows = torch.nn.functional.pad(rows, (0, 1), value=self.config.eol_token_id)
-            ids = rows.flatten()[: image_turn_length(*grid.shape, row_ends)]
-            sequence[: len(ids)] = ids
+            sequence[:length] = rows.flatten()[:length]
         return sequences
 
 

@@ -9,7 +9,8 @@ from enum import IntEnum
 class TokenType(IntEnum):
     """Values of `mm_token_type_ids`: the routing table that gives each position its embedding and its head.
 
-    Only `IMAGE` and `VIDEO` get 2-D/3-D rotary positions; every other type counts as text (docs/protocol.md, section 5).
+    Only `IMAGE` and `VIDEO` get 2-D/3-D rotary positions; every other type counts as text (docs/protocol.md
+    section 5).
     """
 
     TEXT = 0
@@ -27,27 +28,32 @@ class Task:
     Attributes:
         name: `"understand"`, `"generate"` or `"edit"`.
         index: value of `task_ids` for a row of this task.
-        code_type: token type of the codes the task writes, `None` where it writes text.
-        adapter: name of the module that feeds the task's codes back to the language model.
         head: name of the module that predicts the task's next token.
-        has_source: whether a source image is needed.
     """
 
     name: str
     index: int
-    code_type: TokenType | None
-    adapter: str | None
     head: str
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """A task that writes codes.
+
+    Attributes:
+        code_type: token type of its codes.
+        adapter: name of the module that feeds its codes back to the language model.
+        has_source: whether it starts from a source image.
+    """
+
+    code_type: TokenType
+    adapter: str
     has_source: bool = False
 
-    @property
-    def makes_image(self) -> bool:
-        return self.code_type is not None
 
-
-UNDERSTAND = Task("understand", 0, None, None, "lm_head")
-GENERATE = Task("generate", 1, TokenType.GENERATED_CODE, "generation_adapter", "generation_head")
-EDIT = Task("edit", 2, TokenType.EDITED_CODE, "editing_adapter", "editing_head", has_source=True)
+UNDERSTAND = Task("understand", 0, "lm_head")
+GENERATE = ImageTask("generate", 1, "generation_head", TokenType.GENERATED_CODE, "generation_adapter")
+EDIT = ImageTask("edit", 2, "editing_head", TokenType.EDITED_CODE, "editing_adapter", has_source=True)
 TASKS: dict[str, Task] = {task.name: task for task in (UNDERSTAND, GENERATE, EDIT)}
 
 # (height / width, height, width) in pixels, in the order of the released table: docs/protocol.md, section 9.
@@ -148,7 +154,8 @@ def split_rows(ids: Sequence[int], code_offset: int, num_codes: int, row_end_id:
             rows.append([])
         elif token >= code_offset + num_codes:
             raise ValueError(
-                f"`sequences` holds id {token}, but the largest code is {num_codes - 1}, id {code_offset + num_codes - 1}. "
+                f"`sequences` holds id {token}, but the largest code, {num_codes - 1}, is id "
+                f"{code_offset + num_codes - 1}. "
                 "The sequences come from a checkpoint with a larger codebook or vocabulary."
             )
         elif token >= code_offset:

@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration_wallaroo import WallarooConfig
 from .generation_wallaroo import WallarooGenerationMixin
-from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, Task, TokenType, split_rows
+from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel
 from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
 
@@ -57,7 +57,6 @@ class WallarooMLP(nn.Module):
 
 class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: WallarooConfig
-    output_modalities = ("text", "image")
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WallarooVQModel"]
     _keep_in_fp32_modules_strict = ["vq_model"]
 
@@ -93,7 +92,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         if value is not None:
             raise AttributeError("`rope_deltas` would be shared by every request on this model; pass `position_ids`.")
 
-    def token_types(self, input_ids: torch.LongTensor, mm_token_type_ids: torch.LongTensor | None) -> torch.LongTensor:
+    def token_types(self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor | None) -> torch.Tensor:
         """`mm_token_type_ids`, or what a prompt without image codes and sources lets us derive for itself."""
         if mm_token_type_ids is not None:
             # While decoding, transformers 5.17 hands over the types of all tokens with the ids of the new ones.
@@ -132,7 +131,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         past_key_values=None,
         second_per_grid_ts=None,
         mm_token_type_ids=None,
-    ) -> torch.LongTensor | None:
+    ) -> torch.Tensor | None:
         """As Qwen2.5-VL's, but the offset found at prefill travels with the cache, not with the model."""
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
         if past_length == 0 and input_ids is not None:
@@ -159,8 +158,8 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         return (position_ids + deltas).expand(3, batch_size, length)
 
     def encode_images(
-        self, pixel_values: torch.FloatTensor, grid: torch.LongTensor
-    ) -> tuple[list[torch.LongTensor], list[torch.FloatTensor]]:
+        self, pixel_values: torch.Tensor, grid: torch.Tensor
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Codes and latents of images of any sizes; those of one size go through the VQ encoder together.
 
         Args:
@@ -176,23 +175,23 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, (height, width) in enumerate(grid.tolist()):
             groups[height, width].append(index)
-        codes: dict[int, torch.LongTensor] = {}
-        latents: dict[int, torch.FloatTensor] = {}
+        codes: dict[int, torch.Tensor] = {}
+        latents: dict[int, torch.Tensor] = {}
         for (height, width), indices in groups.items():
             encoded = self.vq_model.encode(pixel_values[indices, :, : height * factor, : width * factor])
             codes.update(zip(indices, encoded.codes.flatten(1), strict=True))
             latents.update(zip(indices, encoded.latents.flatten(1, 2), strict=True))
         return [codes[index] for index in range(len(grid))], [latents[index] for index in range(len(grid))]
 
-    def embed_codes(self, codes: torch.LongTensor, task: Task) -> torch.Tensor:
+    def embed_codes(self, codes: torch.Tensor, task: ImageTask) -> torch.Tensor:
         """Language-model embeddings of codes that `task` writes, of shape `(*codes.shape, hidden_size)`."""
         return getattr(self, task.adapter)(self.vq_model.embed_codes(codes))
 
     def embed_source(
         self,
-        source_pixel_values: torch.FloatTensor,
-        source_grid: torch.LongTensor,
-        source_mask: torch.BoolTensor | None = None,
+        source_pixel_values: torch.Tensor,
+        source_grid: torch.Tensor,
+        source_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Language-model embeddings of the source cells of all images, one after the other.
 
@@ -211,16 +210,16 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
 
     def embed_inputs(
         self,
-        input_ids: torch.LongTensor,
-        mm_token_type_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
+        mm_token_type_ids: torch.Tensor,
         *,
         pixel_values: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        source_pixel_values: torch.FloatTensor | None = None,
-        source_grid: torch.LongTensor | None = None,
-        source_mask: torch.BoolTensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        source_pixel_values: torch.Tensor | None = None,
+        source_grid: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Embeds each position by its token type, see `TokenType`: `(batch_size, sequence_length, hidden_size)`.
@@ -239,7 +238,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for modality, token_type in (("image", TokenType.IMAGE), ("video", TokenType.VIDEO)):
             if encoded.get(modality) is not None:
                 parts[token_type] = torch.cat(list(encoded[modality].pooler_output))
-        if source_pixel_values is not None:
+        if source_pixel_values is not None and source_grid is not None:
             parts[TokenType.SOURCE_CELL] = self.embed_source(source_pixel_values, source_grid, source_mask)
         for task in (GENERATE, EDIT):
             codes = input_ids[mm_token_type_ids == task.code_type] - self.config.text_vocab_size
@@ -259,7 +258,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
             embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
         return embeds
 
-    def _check_codes(self, codes: torch.LongTensor) -> None:
+    def _check_codes(self, codes: torch.Tensor) -> None:
         smallest, largest = int(codes.min()), int(codes.max())
         if smallest < 0 or largest >= self.config.vq_config.num_embeddings:
             raise ValueError(
@@ -270,21 +269,21 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.LongTensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
-        source_pixel_values: torch.FloatTensor | None = None,
-        source_grid: torch.LongTensor | None = None,
-        source_mask: torch.BoolTensor | None = None,
+        source_pixel_values: torch.Tensor | None = None,
+        source_grid: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -292,6 +291,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if inputs_embeds is None:
+            assert input_ids is not None
             mm_token_type_ids = self.token_types(input_ids, mm_token_type_ids)
             inputs_embeds = self.embed_inputs(
                 input_ids,
@@ -331,6 +331,7 @@ class WallarooForConditionalGeneration(
 ):
     """Wallaroo with its three heads; see `generate` for understanding, drawing and editing."""
 
+    output_modalities = ("text", "image")
     _auto_class = "AutoModel"
 
     def __init__(self, config: WallarooConfig):
@@ -346,26 +347,26 @@ class WallarooForConditionalGeneration(
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         pixel_values: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.LongTensor | None = None,
-        video_grid_thw: torch.LongTensor | None = None,
-        mm_token_type_ids: torch.LongTensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
         second_per_grid_ts: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        source_pixel_values: torch.FloatTensor | None = None,
-        source_grid: torch.LongTensor | None = None,
-        source_mask: torch.BoolTensor | None = None,
-        target_pixel_values: torch.FloatTensor | None = None,
-        target_grid: torch.LongTensor | None = None,
-        task_ids: torch.LongTensor | None = None,
+        source_pixel_values: torch.Tensor | None = None,
+        source_grid: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+        target_grid: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> WallarooOutput:
@@ -434,7 +435,7 @@ class WallarooForConditionalGeneration(
             attentions=outputs.attentions,
         )
 
-    def decode_image_tokens(self, sequences: torch.LongTensor | Sequence[torch.LongTensor]) -> list[torch.FloatTensor]:
+    def decode_image_tokens(self, sequences: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Pixels of the images in `sequences`, as `generate` returns them for `"generate"` and `"edit"`.
 
         Args:
@@ -458,7 +459,7 @@ class WallarooForConditionalGeneration(
         groups: dict[torch.Size, list[int]] = defaultdict(list)
         for index, grid in enumerate(grids):
             groups[grid.shape].append(index)
-        pixels: dict[int, torch.FloatTensor] = {}
+        pixels: dict[int, torch.Tensor] = {}
         for indices in groups.values():
             batch = torch.stack([grids[index] for index in indices])
             pixels.update(zip(indices, self.model.vq_model.decode(batch), strict=True))
@@ -505,12 +506,12 @@ class WallarooForConditionalGeneration(
         labels, label_types, hidden_states = labels[:, 1:], mm_token_type_ids[:, 1:], hidden_states[:, :-1]
         if task_ids is None:
             task_ids = labels.new_full((labels.shape[0],), UNDERSTAND.index)
-            for task in (GENERATE, EDIT):
-                task_ids[(label_types == task.code_type).any(dim=1)] = task.index
+            for image_task in (GENERATE, EDIT):
+                task_ids[(label_types == image_task.code_type).any(dim=1)] = image_task.index
         losses: dict[str, torch.Tensor] = {}
         for task in TASKS.values():
             labelled = (labels != IGNORE_INDEX) & (task_ids == task.index).unsqueeze(1)
-            is_code = labelled & (label_types == task.code_type) if task.makes_image else labelled & False
+            is_code = labelled & (label_types == task.code_type) if isinstance(task, ImageTask) else labelled & False
             for kind, where, head, offset in (
                 ("text", labelled & ~is_code, self.lm_head, 0),
                 ("image", is_code, getattr(self, task.head), self.config.text_vocab_size),
@@ -522,7 +523,7 @@ class WallarooForConditionalGeneration(
                     losses[f"{task.name}_{kind}"] = nn.functional.cross_entropy(logits, targets.to(logits.device))
         return losses
 
-    def _task_of(self, task_ids: torch.LongTensor | None) -> Task:
+    def _task_of(self, task_ids: torch.Tensor | None) -> Task:
         """The one task of all rows; understanding where it is not noted or not one."""
         noted = set() if task_ids is None else set(task_ids.tolist())
         if len(noted) != 1:

@@ -24,8 +24,8 @@ class WallarooVQOutput(ModelOutput):
             latents, l2-normalised over the channels: what editing feeds to the source adapter.
     """
 
-    codes: torch.LongTensor | None = None
-    latents: torch.FloatTensor | None = None
+    codes: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
 
 
 class WallarooVQModel(JanusVQVAE):
@@ -42,12 +42,12 @@ class WallarooVQModel(JanusVQVAE):
         """Pixels a cell, along each side."""
         return self.config.downsample_factor
 
-    def embed_codes(self, codes: torch.LongTensor) -> torch.FloatTensor:
+    def embed_codes(self, codes: torch.Tensor) -> torch.Tensor:
         """Codebook entries of `codes`, unit vectors of shape `(*codes.shape, embed_dim)`."""
         return nn.functional.normalize(self.quantize.embedding(codes), dim=-1)
 
     @torch.no_grad()
-    def encode(self, pixel_values: torch.FloatTensor) -> WallarooVQOutput:
+    def encode(self, pixel_values: torch.Tensor) -> WallarooVQOutput:
         """Encodes images of one size.
 
         Args:
@@ -74,7 +74,7 @@ class WallarooVQModel(JanusVQVAE):
         return WallarooVQOutput(codes=codes, latents=latents)
 
     @torch.no_grad()
-    def decode(self, codes: torch.LongTensor) -> torch.FloatTensor:
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Pixels of shape `(batch_size, 3, height, width)`, about `[-1, 1]`, of codes of shape
         `(batch_size, grid_height, grid_width)`."""
         if codes.ndim != 3:
@@ -90,9 +90,11 @@ class WallarooVQModel(JanusVQVAE):
             quantized = self.embed_codes(codes.to(weight.device)).to(weight.dtype).permute(0, 3, 1, 2)
             return torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)])
 
-    def forward(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Reconstruction of `pixel_values`: encode, then decode."""
-        return self.decode(self.encode(pixel_values).codes)
+        codes = self.encode(pixel_values).codes
+        assert codes is not None
+        return self.decode(codes)
 
 
 __all__ = ["WallarooVQModel"]

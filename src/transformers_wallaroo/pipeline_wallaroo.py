@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""`pipeline("any-to-any")` for Wallaroo: transformers' own, which needs neither torchvision nor a word about the task."""
+"""`pipeline("any-to-any")` for Wallaroo: transformers' own, without its need of torchvision."""
 
 from typing import Any
 

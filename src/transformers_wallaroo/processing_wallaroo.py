@@ -17,6 +17,7 @@ from transformers.utils import is_torchvision_available
 
 from .image_grid_wallaroo import (
     UNDERSTAND,
+    ImageTask,
     Task,
     TokenType,
     get_task,
@@ -65,7 +66,7 @@ class ImageRequest:
         source: the source picture of an edit, upright RGB.
     """
 
-    task: Task
+    task: ImageTask
     height: int
     width: int
     template: str
@@ -116,7 +117,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         self.max_length = max_length
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):  # noqa: ARG003
         """Loads the parts by name: `AutoImageProcessor` cannot be had without torchvision in transformers 5.17."""
         tokenizer = cls._load_tokenizer_from_pretrained("tokenizer", pretrained_model_name_or_path, **kwargs)
         return [WallarooImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs), tokenizer]
@@ -180,7 +181,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             [-1, 1] and `source_grid`.
         """
         resolved = get_task("understand" if task is None else task)
-        if resolved is UNDERSTAND:
+        if not isinstance(resolved, ImageTask):
             image_arguments = {
                 "height": height,
                 "width": width,
@@ -323,16 +324,16 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             self._plain_backend = Tokenizer.from_str(json.dumps(state))
         return self._plain_backend
 
-    def token_types(self, ids: Sequence[int], task: Task) -> np.ndarray:
+    def token_types(self, sequence: Sequence[int], task: Task) -> np.ndarray:
         """The routing table of one sequence, see `TokenType`."""
-        ids = np.asarray(ids)
+        ids = np.asarray(sequence)
         convert = self.tokenizer.convert_tokens_to_ids
         types = np.zeros_like(ids)
         types[ids == self.image_token_id] = TokenType.IMAGE
         types[ids == self.video_token_id] = TokenType.VIDEO
         inside = np.cumsum(ids == convert(PIXEL_START)) - np.cumsum(ids == convert(PIXEL_END))
         types[(ids == self.image_token_id) & (inside > 0)] = TokenType.SOURCE_CELL
-        if task.makes_image:
+        if isinstance(task, ImageTask):
             types[ids == convert(CODE_PAD)] = task.code_type
         return types
 
@@ -347,7 +348,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             return self.image_processor.bucket_of(parse_aspect_ratio(aspect_ratio), 1)
         return self.image_processor.bucket_of(*((1, 1) if source is None else (source.height, source.width)))
 
-    def _sources(self, task: Task, images: Any, count: int) -> list[Image.Image | None]:
+    def _sources(self, task: ImageTask, images: Any, count: int) -> list[Image.Image | None]:
         """The source picture of each prompt, upright RGB."""
         given = self._images_a_prompt(images, count)
         for index, pictures in enumerate(given):
@@ -358,8 +359,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 )
             if task.has_source and len(pictures) != 1:
                 raise ValueError(
-                    f"`images` must hold one source picture a prompt for the task {task.name!r}, but prompt {index} has "
-                    f"{len(pictures)}."
+                    f"`images` must hold one source picture a prompt for the task {task.name!r}, but prompt "
+                    f"{index} has {len(pictures)}."
                 )
         return [to_rgb(pictures[0]) if pictures else None for pictures in given]
 
@@ -463,7 +464,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         is the prompt and its picture the source, and the result is what calling the processor gives."""
         inner = dict(kwargs.get("processor_kwargs") or {})
         task = kwargs.pop("task", None) or inner.pop("task", None)
-        if task is None or not get_task(task).makes_image:
+        if task is None or not isinstance(get_task(task), ImageTask):
             if inner or "processor_kwargs" in kwargs:
                 kwargs["processor_kwargs"] = inner
             return super().apply_chat_template(conversation, chat_template, **kwargs)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..image_grid_wallaroo import UNDERSTAND, Task, get_task
+from ..image_grid_wallaroo import UNDERSTAND, ImageTask, Task, get_task
 from ..image_processing_wallaroo import to_rgb
 from ..processing_wallaroo import WallarooProcessor
 from ..prompts_wallaroo import (
@@ -48,7 +48,7 @@ class EncodedSample:
     source: Image.Image | None = None
     target: Image.Image | None = None
     size: tuple[int, int] | None = None
-    source_mask: torch.BoolTensor | None = None
+    source_mask: torch.Tensor | None = None
 
 
 class WallarooDataCollator:
@@ -106,7 +106,10 @@ class WallarooDataCollator:
         if "task" not in sample:
             raise ValueError(f"Sample {index} has no 'task'; it has {sorted(sample)}.")
         task = get_task(sample["task"])
-        row = self._encode_image_sample(task, sample, index) if task.makes_image else self._encode_chat(sample, index)
+        if isinstance(task, ImageTask):
+            row = self._encode_image_sample(task, sample, index)
+        else:
+            row = self._encode_chat(sample, index)
         if len(row.ids) > self.processor.max_length:
             raise ValueError(
                 f"Sample {index} has {len(row.ids)} tokens, but the limit is {self.processor.max_length} "
@@ -116,7 +119,7 @@ class WallarooDataCollator:
 
     # ------------------------------------------------------------------ images
 
-    def _encode_image_sample(self, task: Task, sample: Mapping[str, Any], index: int) -> EncodedSample:
+    def _encode_image_sample(self, task: ImageTask, sample: Mapping[str, Any], index: int) -> EncodedSample:
         names = ("prompt", "image", *(("source_image",) if task.has_source else ()))
         missing = [name for name in names if sample.get(name) is None]
         if missing:
@@ -142,10 +145,10 @@ class WallarooDataCollator:
         row = EncodedSample(task, prompt_ids + turn_ids, labels, target=target, size=(request.height, request.width))
         if request.source is not None:
             row.seen, row.source = [request.source], request.source
-            row.source_mask = self._source_mask(sample, index, row.size)
+            row.source_mask = self._source_mask(sample, index, (request.height, request.width))
         return row
 
-    def _source_mask(self, sample: Mapping[str, Any], index: int, size: tuple[int, int]) -> torch.BoolTensor:
+    def _source_mask(self, sample: Mapping[str, Any], index: int, size: tuple[int, int]) -> torch.Tensor:
         """The sample's own mask, or a random one that keeps `int((1 - mask_ratio) * cells)` cells."""
         cells = size[0] * size[1] // self.processor.image_processor.downsample_factor**2
         given = sample.get("source_mask")
