@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from transformers_wallaroo import WallarooConfig, WallarooProcessor
+
 from wallaroo_checkpoints import (
     EXPORT_KEYS,
     CheckpointError,

@@ -1,6 +1,8 @@
 """The parity fixtures of the released programs: see tests/fixtures/reference/README.md."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,16 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
     assert actual.shape == expected.shape
     difference = (actual.detach().float() - expected.float()).abs().max().item()
     assert difference <= tolerance, f"largest difference {difference:.3g}, allowed {tolerance:.3g}"
+
+
+@contextlib.contextmanager
+def record_forwards(model: Any) -> Iterator[list[dict[str, Any]]]:
+    """The keyword arguments of each forward of the language model, in order."""
+    forwards: list[dict[str, Any]] = []
+    hook = model.model.language_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: forwards.append(kwargs), with_kwargs=True
+    )
+    try:
+        yield forwards
+    finally:
+        hook.remove()

@@ -444,8 +444,8 @@ class WallarooGenerationMixin(GenerationMixin):
             return
         if cache.get_seq_length() > 0:
             raise ValueError("`past_key_values` must be empty for images: they are made from their whole prompt.")
-        room = cache.get_max_cache_shape()
-        if room is not None and 0 < room < needed:
+        room = cache.get_max_length()  # -1 where it grows
+        if 0 < room < needed:
             raise ValueError(
                 f"`past_key_values` holds {room} positions, but the prompt and the image need {needed}: "
                 f"{length} and {plan.fed_positions()}."
