@@ -323,6 +323,7 @@ class WallarooGenerationMixin(GenerationMixin):
                 raise ValueError(f"`{name}` is not for the task {task.name!r}: {reason}.")
         settings, output_flags = self._image_settings(generation_config, kwargs)
         guidance_scale, repeats = settings.pop("guidance_scale"), settings.pop("num_return_sequences")
+        use_cache = settings.pop("use_cache", True)
         streamer = kwargs.pop("streamer", None)
         plan, prompt = self._prepare_prompt(task, kwargs, guidance_scale, repeats, row_ends)
         mask = prompt["attention_mask"]
@@ -334,7 +335,9 @@ class WallarooGenerationMixin(GenerationMixin):
             generators = make_generators(seed, generator, len(plan.grids), self.lm_head.weight.device)
 
         def decode(model, _, *, logits_processor, **model_kwargs):
-            decoder = _Decoder(model, task, plan, model_kwargs.get("past_key_values"), repeats)
+            # transformers always makes a cache for a prompt that comes as embeddings.
+            cache = model_kwargs["past_key_values"] if use_cache else None
+            decoder = _Decoder(model, task, plan, cache, repeats)
             hidden = decoder.prefill(model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"])
             return model._decode_images(
                 decoder, hidden, logits_processor, generators, guidance_scale, streamer, show_progress, **output_flags
