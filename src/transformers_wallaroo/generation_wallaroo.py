@@ -256,6 +256,7 @@ class WallarooGenerationMixin(GenerationMixin):
             row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says
                 (checkpoints of stages 1 to 3a have none).
             generation_mode (`str`, *optional*): what pipelines say: `"text"` or `"image"`; checked against the task.
+                With `"image"` the `generation_config` and `max_new_tokens` that a pipeline fills in are passed over.
             kwargs: the processor's outputs and any generation argument of transformers. For images:
                 `guidance_scale` (3; 1 runs no unconditional branch), `do_sample` (True), `temperature` (1), `top_k`
                 (1000), `top_p` (1), `num_return_sequences`, `use_cache`, `cache_implementation`, `streamer`,
@@ -266,7 +267,8 @@ class WallarooGenerationMixin(GenerationMixin):
             turns, or a [`WallarooGenerateOutput`] with `return_dict_in_generate=True`.
         """
         resolved = self._resolve_task(task, generation_mode, kwargs.get("task_ids"))
-        if generation_mode == "image":  # a pipeline adds its default length, which is for text
+        if generation_mode == "image":  # what a pipeline adds of itself is for text
+            generation_config = None
             kwargs.pop("max_new_tokens", None)
         if not isinstance(resolved, ImageTask):
             if generator is not None:
