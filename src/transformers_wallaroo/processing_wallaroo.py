@@ -326,6 +326,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def token_types(self, sequence: Sequence[int], task: Task) -> np.ndarray:
         """The routing table of one sequence, see `TokenType`."""
+        task = get_task(task.name)  # a caller's task may come from another copy of these files (remote code)
         ids = np.asarray(sequence)
         convert = self.tokenizer.convert_tokens_to_ids
         types = np.zeros_like(ids)
