@@ -1,6 +1,7 @@
 """The config: the released 7B by default, sub-configs, token ids, saving, and the names and shapes of the weights."""
 
 import json
+import runpy
 
 import pytest
 import torch
@@ -98,3 +99,9 @@ def test_unknown_mlp_is_named():
 def test_wrong_types_are_refused():
     with pytest.raises(Exception, match="eol_token_id"):
         WallarooConfig(eol_token_id="end")
+
+
+def test_an_old_transformers_is_told_what_to_install(monkeypatch):
+    monkeypatch.setattr("transformers.__version__", "5.16.1")
+    with pytest.raises(ImportError, match="Wallaroo needs transformers 5.17 or newer, but 5.16.1 is installed"):
+        runpy.run_module("transformers_wallaroo.configuration_wallaroo")

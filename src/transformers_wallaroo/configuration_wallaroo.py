@@ -3,13 +3,23 @@
 
 from typing import Any
 
+import transformers
 from huggingface_hub.dataclasses import strict
+from packaging import version
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLTextConfig,
     Qwen2_5_VLVisionConfig,
 )
+
+# Here, because every other file imports this one, and an old version would only say which name it lacks.
+OLDEST_TRANSFORMERS = "5.17"
+if version.parse(transformers.__version__).release < version.parse(OLDEST_TRANSFORMERS).release:
+    raise ImportError(
+        f"Wallaroo needs transformers {OLDEST_TRANSFORMERS} or newer, but {transformers.__version__} is installed: "
+        "`pip install --upgrade transformers`."
+    )
 
 # What a saved checkpoint tells the Auto classes, so that `trust_remote_code=True` finds every class.
 AUTO_MAP: dict[str, str] = {

@@ -131,11 +131,11 @@ def make_generators(
     if seed is None:
         device_of = torch.device("cpu") if generator is None else generator.device
         seeds = torch.randint(2**62, (num_images,), generator=generator, device=device_of).tolist()
-    elif isinstance(seed, int):
-        seeds = [seed + index for index in range(num_images)]
-    else:
+    elif isinstance(seed, Iterable):
         seeds = [int(value) for value in seed]
         _check_count("seed", len(seeds), num_images)
+    else:
+        seeds = [int(seed) + index for index in range(num_images)]
     return [torch.Generator(device).manual_seed(value) for value in seeds]
 
 
@@ -249,7 +249,8 @@ class WallarooGenerationMixin(GenerationMixin):
                 codes so far `(num_images, n)` and scores `(num_images, num_embeddings)`.
             task (`str`, *optional*): `"understand"`, `"generate"` or `"edit"`; by default what the processor noted.
             seed (`int` or one an image, *optional*): an image depends on its own seed alone, whatever the batch. An
-                int gives image `i` the seed `seed + i`. For text, an int.
+                int gives image `i` the seed `seed + i`. For text, an int; it seeds torch's global state for the time
+                of the call, so it is not for threads.
             generator (`torch.Generator` or one an image, *optional*): instead of `seed`, for images.
             show_progress (`bool`, *optional*): a progress bar while images are made; by default where stderr is a
                 terminal.
@@ -310,11 +311,11 @@ class WallarooGenerationMixin(GenerationMixin):
         kwargs = {key: value for key, value in kwargs.items() if key != "task_ids"}
         with contextlib.ExitStack() as stack:
             if seed is not None:
-                if not isinstance(seed, int):
+                if isinstance(seed, Iterable):
                     raise ValueError(f"`seed` must be an int for text, but got {seed!r}.")
                 devices = [self.device] if self.device.type == "cuda" else []
                 stack.enter_context(torch.random.fork_rng(devices))
-                torch.manual_seed(seed)
+                torch.manual_seed(int(seed))
             return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
     def _generate_images(

@@ -46,6 +46,8 @@ from .prompts_wallaroo import (
 )
 
 SIZE_INDICATORS = ("token", "text", "none")
+# What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
+PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
 
 
 def add_wallaroo_tokens(tokenizer: Any) -> Any:
@@ -170,7 +172,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             negative_prompt: stands in the unconditional prompt, which is else empty.
             layout: `"training"` or `"evaluation"`: see docs/protocol.md section 4.
             return_tensors: `"pt"`, `"np"` or `None`.
-            kwargs: passed to the tokenizer and the image processor, as in transformers.
+            kwargs: for `"understand"`, passed to the tokenizer and the image processor, as in transformers.
 
         Returns:
             `BatchFeature` with `input_ids`, `attention_mask`, `mm_token_type_ids` (all
@@ -194,6 +196,11 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 if value is not None:
                     raise ValueError(f"`{name}` is for images to be made: the tasks 'generate' and 'edit'.")
             return self._understand(images, text, videos, return_tensors, kwargs)
+        unknown = [name for name, value in kwargs.items() if value is not None and name not in PASSED_OVER]
+        if unknown:
+            raise ValueError(
+                f"{', '.join(f'`{name}`' for name in unknown)}: no argument of the task {resolved.name!r}."
+            )
         if videos is not None:
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = [text] if isinstance(text, str) else list(text or [])
