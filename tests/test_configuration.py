@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 
 import pytest
 import torch
@@ -103,5 +104,6 @@ def test_wrong_types_are_refused():
 
 def test_an_old_transformers_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr("transformers.__version__", "5.16.1")
-    with pytest.raises(ImportError, match="Wallaroo needs transformers 5.17 or newer, but 5.16.1 is installed"):
+    monkeypatch.delitem(sys.modules, "transformers_wallaroo.configuration_wallaroo")
+    with pytest.raises(ImportError, match=r"needs transformers 5\.17 or newer, but 5\.16\.1 is installed"):
         runpy.run_module("transformers_wallaroo.configuration_wallaroo")

@@ -198,9 +198,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             return self._understand(images, text, videos, return_tensors, kwargs)
         unknown = [name for name, value in kwargs.items() if value is not None and name not in PASSED_OVER]
         if unknown:
-            raise ValueError(
-                f"{', '.join(f'`{name}`' for name in unknown)}: no argument of the task {resolved.name!r}."
-            )
+            raise ValueError(f"The task {resolved.name!r} takes no {', '.join(f'`{name}`' for name in unknown)}.")
         if videos is not None:
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = [text] if isinstance(text, str) else list(text or [])
