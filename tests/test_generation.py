@@ -393,7 +393,7 @@ def test_without_row_ends(model, processor):
     inputs = processor(text="a cat", task="generate", height=48, width=48, return_tensors="pt")
     out = run(model, inputs, seed=1, row_ends=False)
     assert out.sequences.tolist() == (out.codes[0].flatten() + model.config.text_vocab_size)[None].tolist()
-    assert model.decode_image_tokens(out.sequences)[0].shape == (3, 48, 48)
+    assert model.decode_image_tokens(out.sequences, row_ends=False)[0].shape == (3, 48, 48)
     assert not torch.equal(out.codes[0], run(model, inputs, seed=1).codes[0])
 
 
@@ -416,7 +416,18 @@ def test_make_generators_defaults_to_the_global_state():
     assert len(set(seeds)) == 3
 
 
+def test_one_row(model, processor):
+    """Four codes in a row are no square of 2 x 2."""
+    out = run(model, processor(text="a", task="generate", height=16, width=64, return_tensors="pt"), seed=1)
+    assert out.codes[0].shape == (1, 4)
+    assert model.decode_image_tokens(out.sequences)[0].shape == (3, 16, 64)
+
+
 class TestErrors:
+    def test_without_row_ends_an_image_is_a_square(self, model, processor):
+        with pytest.raises(ValueError, match="`target_grid` asks for an image of 2 x 3 cells, but without row ends"):
+            model.generate(**prepare(processor, "generate", [0]), row_ends=False)
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

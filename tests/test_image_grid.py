@@ -234,15 +234,24 @@ def test_split_rows_passes_over_marks_text_and_padding():
     assert read([542, 10, *turn(rows), 543, 522, 198, 520, 520]) == rows
 
 
+def read_square(codes):
+    return split_rows([CODE_OFFSET + code for code in codes], CODE_OFFSET, NUM_CODES, ROW_END_ID, row_ends=False)
+
+
 def test_split_rows_reads_a_turn_without_row_ends_as_a_square():
-    codes = list(range(9))
-    assert read([CODE_OFFSET + code for code in codes]) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
-    assert read([CODE_OFFSET + 5]) == [[5]]
+    assert read_square(range(9)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert read_square([5]) == [[5]]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
+def test_split_rows_reads_a_single_row(length):
+    assert read([CODE_OFFSET + code for code in range(length)]) == [list(range(length))]
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 7])
-def test_split_rows_reads_what_is_no_square_as_one_row(length):
-    assert read([CODE_OFFSET + code for code in range(length)]) == [list(range(length))]
+def test_split_rows_refuses_what_is_no_square(length):
+    with pytest.raises(ValueError, match=rf"`sequences` holds {length} codes, but .* is a square"):
+        read_square(range(length))
 
 
 @pytest.mark.parametrize(

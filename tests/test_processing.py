@@ -568,7 +568,7 @@ def test_chat_template_refuses_other_conversations(processor, picture):
     for messages, roles in (
         (turns, r"\['user', 'assistant', 'user'\]"),
         ([{"role": "assistant", "content": "a cat"}], r"\['assistant'\]"),
-        ([{"role": "system", "content": "a cat"}], r"\[\]"),
+        ([{"role": "system", "content": "a cat"}], r"\['system'\]"),
     ):
         with pytest.raises(ValueError, match=rf"`conversation` must be one user message.*'generate'.*roles {roles}"):
             processor.apply_chat_template(messages, task="generate")
@@ -627,7 +627,7 @@ def test_images_to_be_made_pass_over_what_pipelines_add(processor):
 
 @pytest.mark.parametrize("text", [None, []])
 def test_images_to_be_made_need_a_prompt(processor, text):
-    with pytest.raises(ValueError, match=r"`text` must be the prompt of the task 'generate' or a list of them, got"):
+    with pytest.raises(ValueError, match=r"`text` must be a string or a list of strings, but got"):
         processor(text=text, task="generate")
 
 

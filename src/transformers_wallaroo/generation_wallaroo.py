@@ -422,6 +422,12 @@ class WallarooGenerationMixin(GenerationMixin):
             if branches[0][name] is not None
         }
         grids = tuple((int(height), int(width)) for height, width in target_grid.tolist() for _ in range(repeats))
+        oblong = [grid for grid in grids if grid[0] != grid[1]]
+        if oblong and not row_ends:
+            raise ValueError(
+                f"`target_grid` asks for an image of {oblong[0][0]} x {oblong[0][1]} cells, but without row ends "
+                "(`row_ends=False`, stages 1 to 3a) an image is a square."
+            )
         plan = ImagePlan(grids, row_ends)
         positions, _ = self.model.get_rope_index(
             ids, types, image_grid_thw=images.get("image_grid_thw"), attention_mask=mask

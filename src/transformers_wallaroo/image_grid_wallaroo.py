@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Tasks, token types, sizes and row arithmetic of Wallaroo. Pure Python: no torch, no transformers."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -82,7 +83,7 @@ BUCKETS_512: tuple[tuple[float, int, int], ...] = (
 
 def get_task(name: str) -> Task:
     """The task called `name`; a `ValueError` names the known ones."""
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}, but got {name!r}.")
     return TASKS[name]
 
@@ -96,15 +97,13 @@ def nearest_bucket(height: float, width: float, buckets: Iterable[Sequence[float
 
 def parse_aspect_ratio(aspect_ratio: str | float) -> float:
     """Height / width of an aspect ratio written the usual way round, width first: `"16:9"`, `"3x2"` or `1.5`."""
+    parts = aspect_ratio.replace("x", ":").split(":") if isinstance(aspect_ratio, str) else [aspect_ratio]
     try:
-        if isinstance(aspect_ratio, str):
-            width, _, height = aspect_ratio.replace("x", ":").partition(":")
-            ratio = float(height or 1) / float(width)
-        else:
-            ratio = 1 / float(aspect_ratio)
+        width, height = (float(part) for part in (parts if len(parts) == 2 else [*parts, 1]))
+        ratio = height / width
     except (ValueError, ZeroDivisionError, TypeError):
-        ratio = 0.0
-    if not 0.01 <= ratio <= 100:
+        width = height = ratio = 0.0
+    if isinstance(aspect_ratio, bool) or width <= 0 or height <= 0 or not 0.01 <= ratio <= 100:
         raise ValueError(
             f"`aspect_ratio` must be width:height, such as '16:9' or 1.78, but got {aspect_ratio!r}. "
             "Give `height` and `width` for an exact size in pixels."
@@ -136,21 +135,24 @@ def join_rows(grid_height: int, grid_width: int, cell: str, row_end: str) -> str
     return row_end.join([cell * grid_width] * grid_height)
 
 
-def split_rows(ids: Sequence[int], code_offset: int, num_codes: int, row_end_id: int) -> list[list[int]]:
+def split_rows(
+    ids: Sequence[int], code_offset: int, num_codes: int, row_end_id: int, row_ends: bool = True
+) -> list[list[int]]:
     """Reads an image turn back into rows of codes.
 
     Args:
         ids: ids of one image turn; ids that are neither a code nor a row end (marks, padding) are passed over.
         code_offset: id of code 0.
         num_codes: size of the codebook.
-        row_end_id: id of the row end. A turn without row ends is a square (stages 1 to 3a).
+        row_end_id: id of the row end.
+        row_ends: whether rows are parted by row ends; without them the image is a square (stages 1 to 3a).
 
     Returns:
         Rows of codes in `[0, num_codes)`, all of one length.
     """
     rows: list[list[int]] = [[]]
     for token in ids:
-        if token == row_end_id:
+        if token == row_end_id and row_ends:
             rows.append([])
         elif token >= code_offset + num_codes:
             raise ValueError(
@@ -160,12 +162,17 @@ def split_rows(ids: Sequence[int], code_offset: int, num_codes: int, row_end_id:
             )
         elif token >= code_offset:
             rows[-1].append(token - code_offset)
-    if len(rows) == 1:
-        side = round(len(rows[0]) ** 0.5)
-        if side * side == len(rows[0]):
-            rows = [rows[0][start : start + side] for start in range(0, side * side, side)]
+    if not row_ends:
+        codes = rows[0]
+        side = math.isqrt(len(codes))
+        if side * side != len(codes):
+            raise ValueError(
+                f"`sequences` holds {len(codes)} codes, but an image without row ends is a square: it was cut, or it "
+                "comes from a checkpoint with row ends (`config.row_ends`)."
+            )
+        rows = [codes[start : start + side] for start in range(0, len(codes), max(side, 1))]
     lengths = sorted({len(row) for row in rows})
-    if not rows or lengths[0] == 0 or len(lengths) != 1:
+    if len(lengths) != 1 or lengths[0] == 0:
         raise ValueError(
             f"`sequences` must hold whole images, but one has rows of {lengths or [0]} codes. "
             "It was cut, or it is text: pass what `generate` returned for task 'generate' or 'edit'."

@@ -1,14 +1,16 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Pictures in (for the vision tower and for the VQ tokenizer) and pictures out. Pillow only: no torchvision."""
 
+import base64
+import binascii
 import io
 import os
+import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.utils import is_torch_available, logging
 
@@ -20,7 +22,12 @@ if is_torch_available():
 logger = logging.get_logger(__name__)
 
 # Modes that Pillow turns into RGB by itself without losing what a viewer would show.
-PLAIN_MODES = ("1", "L", "RGB", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
+PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB", "RGBX")
+# What Pillow raises for broken files, besides a `ValueError`: its decoders differ.
+BROKEN = (OSError, SyntaxError, RuntimeError, ValueError, Image.DecompressionBombError)
+# Longest side over shortest; beyond it the vision tower sees nothing, and covering a bucket would take all memory.
+MAX_ASPECT_RATIO = 200
+URL_TIMEOUT = 30  # seconds
 
 
 def to_rgb(image: Any, name: str = "images") -> Image.Image:
@@ -34,45 +41,53 @@ def to_rgb(image: Any, name: str = "images") -> Image.Image:
         name: the argument it came in, for the error message.
     """
     picture = _open(image, name)
+    if picture.mode not in (*PLAIN_MODES, "RGBA", "LA", "PA", "La", "RGBa", "I", "I;16", "I;16B", "I;16L", "I;16N"):
+        raise ValueError(
+            f"`{name}` holds a picture of mode {picture.mode!r}, whose values have no known range. "
+            "Convert it to 'RGB' first."
+        )
+    if min(picture.size) == 0 or max(picture.size) > MAX_ASPECT_RATIO * min(picture.size):
+        raise ValueError(
+            f"`{name}` holds a picture of {picture.width} x {picture.height} pixels (width x height), but it must have "
+            f"pixels, and sides whose ratio is at most {MAX_ASPECT_RATIO}."
+        )
     try:
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-            values = np.asarray(picture).astype(np.int64)
-            picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-        if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-            picture = picture.convert("RGBA")
-            background = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(background, picture)
-        elif picture.mode not in (*PLAIN_MODES, "P"):
-            raise ValueError(
-                f"`{name}` holds a picture of mode {picture.mode!r}, whose values have no known range. "
-                "Convert it to 'RGB' first."
-            )
-        return picture.convert("RGB")
-    except (OSError, SyntaxError) as error:
+        return _flatten(ImageOps.exif_transpose(picture))
+    except BROKEN as error:
         raise ValueError(
             f"`{name}` holds a picture that cannot be decoded, it is truncated or corrupt: {error}."
         ) from error
 
 
+def _flatten(picture: Image.Image) -> Image.Image:
+    """RGB of a picture in any of the known modes."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        # Mode "I" holds what its maker meant; only values beyond 255 tell that it was 16 bits.
+        shift = 8 if picture.mode != "I" or values.max() > 255 else 0
+        return Image.fromarray((values >> shift).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
 def _open(image: Any, name: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
-    try:
-        if isinstance(image, (bytes, bytearray)):
-            return Image.open(io.BytesIO(image))
-        if isinstance(image, os.PathLike):
-            image = os.fspath(image)
-        if isinstance(image, str):
-            if os.path.isfile(image):  # not through `load_image`, which would drop what EXIF and palettes say
-                return Image.open(image)
-            return load_image(image)
-    except (OSError, SyntaxError, ValueError) as error:  # ValueError: what `load_image` says of a bad string
-        shown = repr(image[:80] if isinstance(image, (str, bytes, bytearray)) else image)
-        raise ValueError(
-            f"`{name}` holds {shown}, which is no readable picture: expected a PIL image, a path, a URL, base64, "
-            f"bytes or an array ({error})."
-        ) from error
+    if isinstance(image, os.PathLike):
+        image = os.fspath(image)
+    if isinstance(image, (str, bytes, bytearray)):
+        try:
+            return Image.open(image if isinstance(image, str) and os.path.isfile(image) else io.BytesIO(_bytes(image)))
+        except BROKEN as error:
+            shown = image if len(image) <= 500 else image[:80]
+            raise ValueError(
+                f"`{name}` holds {shown!r}, which is no readable picture: expected a PIL image, a path, a URL, base64, "
+                f"bytes or an array ({error})."
+            ) from error
     if is_torch_available() and isinstance(image, torch.Tensor):
         image = image.detach().cpu().float().numpy() if image.is_floating_point() else image.cpu().numpy()
     if isinstance(image, np.ndarray):
@@ -80,6 +95,20 @@ def _open(image: Any, name: str) -> Image.Image:
     raise ValueError(
         f"`{name}` holds a {type(image).__name__}, but expected a PIL image, a path, a URL, base64, bytes or an array."
     )
+
+
+def _bytes(image: str | bytes | bytearray) -> bytes:
+    """The file behind a URL or in a base64 string. transformers' own loader drops alpha and 16 bits on the way."""
+    if not isinstance(image, str):
+        return bytes(image)
+    if image.startswith(("http://", "https://")):
+        with urllib.request.urlopen(image, timeout=URL_TIMEOUT) as response:
+            return response.read()
+    encoded = image.partition("base64,")[2] if image.startswith("data:") else image
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        raise FileNotFoundError("there is no such file, and it is no base64") from None
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -90,7 +119,11 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         pixels = pixels[..., 0]
     if np.issubdtype(pixels.dtype, np.floating) and pixels.size and pixels.min() >= 0 and pixels.max() <= 1:
         pixels = np.rint(pixels * 255).astype(np.uint8)
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
+    if (
+        pixels.dtype != np.uint8
+        or not pixels.size
+        or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4)))
+    ):
         raise ValueError(
             f"`{name}` holds an array of shape {array.shape} and dtype {array.dtype}, but expected uint8, or floats in "
             "[0, 1], with 1, 3 or 4 channels first or last."

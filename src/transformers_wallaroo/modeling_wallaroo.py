@@ -435,12 +435,15 @@ class WallarooForConditionalGeneration(
             attentions=outputs.attentions,
         )
 
-    def decode_image_tokens(self, sequences: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def decode_image_tokens(
+        self, sequences: torch.Tensor | Sequence[torch.Tensor], row_ends: bool | None = None
+    ) -> list[torch.Tensor]:
         """Pixels of the images in `sequences`, as `generate` returns them for `"generate"` and `"edit"`.
 
         Args:
             sequences (`torch.LongTensor` of shape `(num_images, length)`, or a list of 1-D tensors): ids of the one
                 id space; anything but codes and row ends (marks, padding) is passed over.
+            row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says.
 
         Returns:
             One `torch.FloatTensor` of shape `(3, height, width)` an image, about `[-1, 1]`, of its own size.
@@ -452,6 +455,7 @@ class WallarooForConditionalGeneration(
                     self.config.text_vocab_size,
                     self.config.vq_config.num_embeddings,
                     self.config.eol_token_id,
+                    self.config.row_ends if row_ends is None else row_ends,
                 )
             )
             for sequence in sequences

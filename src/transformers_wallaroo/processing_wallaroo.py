@@ -46,6 +46,8 @@ from .prompts_wallaroo import (
 )
 
 SIZE_INDICATORS = ("token", "text", "none")
+# Where a part of a chat message may have its picture.
+PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 # What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
 PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
 
@@ -82,7 +84,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
     Args:
         image_processor, tokenizer, chat_template: as Qwen2.5-VL's. There is no video processor to pass: it is made
             when a video comes, from torchvision.
-        templates: instruction templates, task -> language (`"en"`, `"zh"`) -> list; the first is the default.
+        templates: instruction templates, task -> language (`"en"`, `"zh"`) -> list; the first is the default. A task
+            that is not named keeps the templates of `prompts_wallaroo.py`.
         layouts: prompt layouts, name -> task -> format; see `prompts_wallaroo.py`.
         layout: name of the layout used unless a call says otherwise.
         size_indicators: `"token"` (the paper's `<hw_info>`), `"text"` (the same characters as plain text, as stage
@@ -107,7 +110,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         **kwargs,
     ):
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **kwargs)
-        self.templates = copy.deepcopy(TEMPLATES if templates is None else templates)
+        self.templates = copy.deepcopy({**TEMPLATES, **(templates or {})})
+        for task, languages in self.templates.items():
+            if not any(languages.values()):
+                raise ValueError(f"`templates` has none for the task {task!r}, in any language.")
         self.layouts = copy.deepcopy(LAYOUTS if layouts is None else layouts)
         if layout not in self.layouts:
             raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layout!r}.")
@@ -201,11 +207,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"The task {resolved.name!r} takes no {', '.join(f'`{name}`' for name in unknown)}.")
         if videos is not None:
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
-        prompts = [text] if isinstance(text, str) else list(text or [])
-        if not prompts:
-            raise ValueError(
-                f"`text` must be the prompt of the task {resolved.name!r} or a list of them, got {text!r}."
-            )
+        prompts = self._texts(text)
         requests = self.image_requests(resolved, prompts, images, height, width, aspect_ratio, template, layout)
         negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
         data = self.encode_requests(requests, prompts)
@@ -234,9 +236,14 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         ):
             check_prompt(prompt)
             size = self._settle_size(source, wanted_height, wanted_width, ratio)
-            chosen = self.templates[task.name][language_of(prompt)][0] if template is None else template
+            chosen = self.templates_for(task, prompt)[0] if template is None else template
             requests.append(ImageRequest(task, *size, check_template(chosen), layout, source))
         return requests
+
+    def templates_for(self, task: ImageTask, prompt: str) -> list[str]:
+        """The templates of the prompt's language, or of another where there are none."""
+        languages = self.templates[task.name]
+        return languages.get(language_of(prompt)) or next(filter(None, languages.values()))
 
     def without_source(self, request: ImageRequest) -> ImageRequest:
         """The request of the unconditional branch: a black source of the same size (docs/protocol.md section 8)."""
@@ -323,6 +330,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         """The tokenizer without its size indicators, made once."""
         if "_plain_backend" not in self.__dict__:
             state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            state["padding"] = state["truncation"] = None  # whatever an earlier call of the tokenizer has set
             state["added_tokens"] = [
                 token for token in state["added_tokens"] if not token["content"].startswith("<indicator:")
             ]
@@ -346,13 +354,22 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
     def _settle_size(self, source, height, width, aspect_ratio) -> tuple[int, int]:
         if (height is None) != (width is None):
             raise ValueError(f"`height` and `width` go together, but got height={height!r} and width={width!r}.")
+        if height is not None and aspect_ratio is not None:
+            raise ValueError("Pass `height` and `width`, or `aspect_ratio`, not both.")
         if height is not None:
-            if aspect_ratio is not None:
-                raise ValueError("Pass `height` and `width`, or `aspect_ratio`, not both.")
-            return self.image_processor.check_size(height, width)
-        if aspect_ratio is not None:
-            return self.image_processor.bucket_of(parse_aspect_ratio(aspect_ratio), 1)
-        return self.image_processor.bucket_of(*((1, 1) if source is None else (source.height, source.width)))
+            size = self.image_processor.check_size(height, width)
+        elif aspect_ratio is not None:
+            size = self.image_processor.bucket_of(parse_aspect_ratio(aspect_ratio), 1)
+        elif source is not None:
+            size = self.image_processor.bucket_of(source.height, source.width)
+        else:
+            size = self.image_processor.bucket_of(1, 1)
+        if size[0] != size[1] and not self.row_ends:
+            raise ValueError(
+                f"Without row ends (`row_ends=False`, stages 1 to 3a) an image is a square, but its size would be "
+                f"{size[0]} x {size[1]}. Pass `height` and `width`."
+            )
+        return size
 
     def _sources(self, task: ImageTask, images: Any, count: int) -> list[Image.Image | None]:
         """The source picture of each prompt, upright RGB."""
@@ -371,9 +388,17 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         return [to_rgb(pictures[0]) if pictures else None for pictures in given]
 
     @staticmethod
+    def _texts(text: Any) -> list[str]:
+        """`text` as a list of strings."""
+        texts = [text] if isinstance(text, str) else list(text) if isinstance(text, (list, tuple)) else []
+        if not texts or not all(isinstance(entry, str) for entry in texts):
+            raise ValueError(f"`text` must be a string or a list of strings, but got {text!r}.")
+        return texts
+
+    @staticmethod
     def _images_a_prompt(images: Any, count: int) -> list[list[Any]]:
         """`images` as one list a prompt."""
-        if images is None:
+        if images is None or (isinstance(images, (list, tuple)) and not images):
             return [[] for _ in range(count)]
         if not isinstance(images, (list, tuple)):
             images = [images]
@@ -405,14 +430,11 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         """Qwen2.5-VL's own processing, after a plain question has been put into a chat turn."""
         if videos is not None and not is_torchvision_available():
             raise ImportError("`videos` needs torchvision, which is not installed: `pip install torchvision`.")
-        single = isinstance(text, str)
-        texts = [text] if single else list(text or [])
-        if not texts or not all(isinstance(entry, str) for entry in texts):
-            raise ValueError(f"`text` must be a string or a list of strings, but got {text!r}.")
+        texts = self._texts(text)
         if images is not None:
             given = images if isinstance(images, (list, tuple)) else [images]
             if any(TURN_START in entry for entry in texts) and not any(
-                isinstance(entry, (list, tuple)) for entry in given
+                isinstance(entry, (list, tuple)) or entry is None for entry in given
             ):
                 given = self._split_by_placeholders(texts, given)
             pictures = [[to_rgb(image) for image in entry] for entry in self._images_a_prompt(given, len(texts))]
@@ -424,8 +446,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             for index, (entry, images_of) in enumerate(zip(texts, pictures, strict=True))
         ]
         flat = [image for images_of in pictures for image in images_of]
-        kwargs.setdefault("padding", True)
-        kwargs.setdefault("padding_side", "left")
+        for name, value in (("padding", True), ("padding_side", "left")):
+            if name not in (kwargs.get("text_kwargs") or {}):
+                kwargs.setdefault(name, value)
         data = super().__call__(
             images=flat or None, text=rendered, videos=videos, return_tensors=return_tensors, **kwargs
         )
@@ -478,28 +501,37 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"`tokenize` must be True for the task {task!r}: its prompt is more than text.")
         for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
             kwargs.pop(name, None)
-        batched = isinstance(conversation[0], (list, tuple))
+        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         parsed = [self._single_request(messages, task) for messages in (conversation if batched else [conversation])]
         prompts, images = [prompt for prompt, _ in parsed], [pictures for _, pictures in parsed]
-        return self(text=prompts, images=images if any(images) else None, task=task, **inner, **kwargs)
+        return self(text=prompts, images=images, task=task, **{**inner, **kwargs})
 
     @staticmethod
     def _single_request(messages, task: str) -> tuple[str, list[Any]]:
         """Prompt and pictures of a conversation that is one user message, with or without a system message."""
-        messages = [message for message in messages if message["role"] != "system"]
-        if len(messages) != 1 or messages[0]["role"] != "user":
+        roles = [message.get("role") if isinstance(message, dict) else message for message in messages]
+        if [role for role in roles if role != "system"] != ["user"]:
             raise ValueError(
-                f"`conversation` must be one user message for the task {task!r}, but has the roles "
-                f"{[message['role'] for message in messages]}."
+                f"`conversation` must be one user message for the task {task!r}, but has the roles {roles}."
             )
-        content = messages[0]["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        images = [
-            next(part[name] for name in ("image", "url", "path", "base64") if part.get(name) is not None)
-            for part in parts
-            if part.get("type") == "image"
-        ]
-        return " ".join(part["text"] for part in parts if part.get("type") == "text"), images
+        content = messages[roles.index("user")].get("content")
+        prompts: list[str] = []
+        images: list[Any] = []
+        for part in [{"text": content}] if isinstance(content, str) else content or []:
+            kind = part.get("type") or ("text" if "text" in part else "image")
+            picture = next((part[name] for name in PICTURE_KEYS if part.get(name) is not None), None)
+            if kind == "text":
+                prompts.append(part["text"])
+            elif kind in ("image", "image_url") and picture is not None:
+                images.append(picture["url"] if isinstance(picture, dict) else picture)
+            else:
+                raise ValueError(
+                    f"`conversation` has a part that is neither text nor an image with its picture: {part!r}. The task "
+                    f"{task!r} takes no other."
+                )
+        if not prompts:
+            raise ValueError(f"`conversation` has no text, which is the prompt of the task {task!r}.")
+        return " ".join(prompts), images
 
     # ------------------------------------------------------------------ outputs
 

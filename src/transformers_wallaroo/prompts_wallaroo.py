@@ -16,7 +16,7 @@ ADDED_TOKENS = (*MARKS, *(f"<indicator:{size}>" for size in INDICATOR_SIZES))
 
 # Tokens of Qwen2.5-VL that a prompt is made of.
 IMAGE_PAD, VISION_START, VISION_END = "<|image_pad|>", "<|vision_start|>", "<|vision_end|>"
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+TURN_START, TURN_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_BLOCK = f"{VISION_START}{IMAGE_PAD}{VISION_END}"
 SYSTEM_PROMPT = "You are a helpful assistant."
 
@@ -123,7 +123,7 @@ def check_prompt(prompt: str, name: str = "text") -> str:
     """Returns the prompt, or raises where it holds tokens that would break the layout."""
     if not isinstance(prompt, str):
         raise ValueError(f"`{name}` must be a string or a list of strings, but got {type(prompt).__name__}.")
-    for token in (*MARKS, IMAGE_PAD, "<|video_pad|>", VISION_START, VISION_END, TURN_START, TURN_END):
+    for token in (*MARKS, IMAGE_PAD, "<|video_pad|>", VISION_START, VISION_END, TURN_START, TURN_END, END_OF_TEXT):
         if token in prompt:
             raise ValueError(
                 f"`{name}` holds the special token {token}, which the layout of this task places by itself. "

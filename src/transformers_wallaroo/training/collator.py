@@ -20,8 +20,8 @@ from ..prompts_wallaroo import (
     VISION_BLOCK,
     VISION_END,
     VISION_START,
+    check_prompt,
     insert_images,
-    language_of,
 )
 
 IGNORE_INDEX = -100
@@ -103,36 +103,36 @@ class WallarooDataCollator:
 
     def encode(self, sample: Mapping[str, Any], index: int = 0) -> EncodedSample:
         """One sample as a row; errors name the sample's place in the batch."""
-        if "task" not in sample:
-            raise ValueError(f"Sample {index} has no 'task'; it has {sorted(sample)}.")
-        task = get_task(sample["task"])
-        if isinstance(task, ImageTask):
-            row = self._encode_image_sample(task, sample, index)
-        else:
-            row = self._encode_chat(sample, index)
-        if len(row.ids) > self.processor.max_length:
-            raise ValueError(
-                f"Sample {index} has {len(row.ids)} tokens, but the limit is {self.processor.max_length} "
-                "(`processor.max_length`)."
-            )
+        try:
+            if "task" not in sample:
+                raise ValueError(f"it has no 'task', only {sorted(sample)}.")
+            task = get_task(sample["task"])
+            row = self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
+            if len(row.ids) > self.processor.max_length:
+                raise ValueError(
+                    f"it has {len(row.ids)} tokens, but the limit is {self.processor.max_length} "
+                    "(`processor.max_length`)."
+                )
+        except ValueError as error:
+            raise ValueError(f"Sample {index}: {error}") from error
         return row
 
     # ------------------------------------------------------------------ images
 
-    def _encode_image_sample(self, task: ImageTask, sample: Mapping[str, Any], index: int) -> EncodedSample:
+    def _encode_image_sample(self, task: ImageTask, sample: Mapping[str, Any]) -> EncodedSample:
         names = ("prompt", "image", *(("source_image",) if task.has_source else ()))
         missing = [name for name in names if sample.get(name) is None]
         if missing:
-            raise ValueError(f"Sample {index} of the task {task.name!r} has no {', '.join(map(repr, missing))}.")
-        processor, prompt = self.processor, sample["prompt"]
-        target = to_rgb(sample["image"], f"samples[{index}]['image']")
-        source = to_rgb(sample["source_image"], f"samples[{index}]['source_image']") if task.has_source else None
+            raise ValueError(f"the task {task.name!r} needs {', '.join(map(repr, missing))}.")
+        processor, prompt = self.processor, check_prompt(sample["prompt"], "prompt")
+        target = to_rgb(sample["image"], "image")
+        source = to_rgb(sample["source_image"], "source_image") if task.has_source else None
         height, width = sample.get("height"), sample.get("width")
         if height is None and width is None and source is None:
             height, width = processor.image_processor.bucket_of(target.height, target.width)
         template = sample.get("template")
         if template is None:
-            template = self._choose(processor.templates[task.name][language_of(prompt)])
+            template = self._choose(processor.templates_for(task, prompt))
         [request] = processor.image_requests(
             task, [prompt], source, height=height, width=width, template=template, layout="training"
         )
@@ -145,19 +145,17 @@ class WallarooDataCollator:
         row = EncodedSample(task, prompt_ids + turn_ids, labels, target=target, size=(request.height, request.width))
         if request.source is not None:
             row.seen, row.source = [request.source], request.source
-            row.source_mask = self._source_mask(sample, index, (request.height, request.width))
+            row.source_mask = self._source_mask(sample, (request.height, request.width))
         return row
 
-    def _source_mask(self, sample: Mapping[str, Any], index: int, size: tuple[int, int]) -> torch.Tensor:
+    def _source_mask(self, sample: Mapping[str, Any], size: tuple[int, int]) -> torch.Tensor:
         """The sample's own mask, or a random one that keeps `int((1 - mask_ratio) * cells)` cells."""
         cells = size[0] * size[1] // self.processor.image_processor.downsample_factor**2
         given = sample.get("source_mask")
         if given is not None:
             mask = torch.as_tensor(given).bool().flatten()
             if len(mask) != cells:
-                raise ValueError(
-                    f"`source_mask` of sample {index} has {len(mask)} values, but the source has {cells} cells."
-                )
+                raise ValueError(f"`source_mask` has {len(mask)} values, but the source has {cells} cells.")
             return mask
         mask = torch.ones(cells, dtype=torch.bool)
         # Rounded first, for 1 - 0.6 is not the same float as 0.4 for every ratio.
@@ -173,60 +171,64 @@ class WallarooDataCollator:
 
     # ------------------------------------------------------------------ understanding
 
-    def _encode_chat(self, sample: Mapping[str, Any], index: int) -> EncodedSample:
+    def _encode_chat(self, sample: Mapping[str, Any]) -> EncodedSample:
         """Every assistant turn is learned, its end mark and newline included."""
+        if sample.get("videos") is not None or sample.get("video") is not None:
+            raise ValueError("videos are no training samples yet; take their frames as 'images'.")
         images = sample.get("images")
         images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-        seen = [to_rgb(image, f"samples[{index}]['images']") for image in images]
-        turns = self._turns(sample, index, len(seen))
-        processor = self.processor
+        seen = [to_rgb(image) for image in images]
+        turns = self._turns(sample, len(seen))
         ids: list[int] = []
         labels: list[int] = []
         remaining = iter(seen)
         for role, text in turns:
-            head = processor.tokenize(f"{TURN_START}{role}\n")
-            body = processor.tokenize(self._expand(text, remaining) + f"{TURN_END}\n")
+            head = self._tokenize_chat(f"{TURN_START}{role}\n")
+            body = self._tokenize_chat(self._expand(text, remaining) + f"{TURN_END}\n")
             ids += head + body
             labels += [IGNORE_INDEX] * len(head) + (body if role == "assistant" else [IGNORE_INDEX] * len(body))
         return EncodedSample(UNDERSTAND, ids, labels, seen=seen)
 
-    def _turns(self, sample: Mapping[str, Any], index: int, num_images: int) -> list[tuple[str, str]]:
+    def _tokenize_chat(self, text: str) -> list[int]:
+        """As the processor tokenizes a chat: size indicators in it are what the tokenizer says, whatever the layout."""
+        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _turns(self, sample: Mapping[str, Any], num_images: int) -> list[tuple[str, str]]:
         """(role, text) of each turn with a vision block for each picture, the system turn first."""
         messages = sample.get("messages") or sample.get("conversations")
-        if not messages:
-            raise ValueError(f"Sample {index} of the task 'understand' has no 'messages' or 'conversations'.")
-        turns = []
-        for message in messages:
-            role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-            role = ROLES.get(role, role)
-            if role not in ("system", "user", "assistant") or content is None:
-                raise ValueError(f"Sample {index} has a message that is no turn of a conversation: {message!r}.")
-            turns.append((role, insert_images(self._text_of(content, index))))
+        if not isinstance(messages, (list, tuple)):
+            raise ValueError(f"'messages' or 'conversations' must be a list of turns, but got {messages!r}.")
+        turns = [self._turn(message) for message in messages]
         if not any(role == "assistant" for role, _ in turns):
-            raise ValueError(f"Sample {index} has no assistant turn, so that there is nothing to learn.")
+            raise ValueError("it has no assistant turn, so that there is nothing to learn.")
         if turns[0][0] != "system":
             turns.insert(0, ("system", SYSTEM_PROMPT))
         placed = sum(text.count(VISION_BLOCK) for _, text in turns)
         if placed == 0 and num_images:
             turns[1] = (turns[1][0], VISION_BLOCK * num_images + turns[1][1])
         elif placed != num_images:
-            raise ValueError(f"Sample {index} has {num_images} images, but its messages place {placed}.")
+            raise ValueError(f"it has {num_images} images, but its messages place {placed}.")
         return turns
 
     @staticmethod
-    def _text_of(content: Any, index: int) -> str:
-        """The text of a message; parts of type image become `<image>` without newlines to lose."""
+    def _turn(message: Any) -> tuple[str, str]:
+        """Role and text of a message, in the words of transformers or of LLaVA; pictures as vision blocks."""
+        fields = message if isinstance(message, Mapping) else {}
+        role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
+        role = ROLES.get(role, role)
+        if role not in ("system", "user", "assistant") or not isinstance(content, (str, list, tuple)):
+            raise ValueError(f"it has a message that is no turn of a conversation: {message!r}.")
         if isinstance(content, str):
-            return content
+            return role, insert_images(content)
         texts = []
         for part in content:
-            if part.get("type") == "text":
-                texts.append(part["text"])
+            if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
+                texts.append(insert_images(part["text"]))
             elif part.get("type") == "image":
                 texts.append(VISION_BLOCK)
             else:
-                raise ValueError(f"Sample {index} has a message part that is neither text nor image: {part!r}.")
-        return "".join(texts)
+                raise ValueError(f"it has a message part that is neither text nor image: {part!r}.")
+        return role, "".join(texts)
 
     def _expand(self, text: str, images: Any) -> str:
         """Gives each vision block as many placeholders as the vision tower makes of its picture."""
