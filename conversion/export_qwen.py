@@ -26,6 +26,7 @@ from wallaroo_checkpoints import (
     EXPORT_KEYS,
     CheckpointError,
     add_arguments,
+    change_tokenizer_config,
     check_keys,
     expected_shapes,
     rename_keys,
@@ -58,10 +59,14 @@ def export_qwen(checkpoint: str | Path, output: str | Path, max_shard_size: str 
             for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id", "dtype")
         },
     )
-    processor = AutoProcessor.from_pretrained(checkpoint)
+    try:
+        processor = AutoProcessor.from_pretrained(checkpoint)
+        generation_config = GenerationConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} has no readable processor or generation config: {error}") from error
     with whole_folder(output, qwen.model_type) as folder:
         qwen.save_pretrained(folder)
-        GenerationConfig.from_pretrained(checkpoint).save_pretrained(folder)
+        generation_config.save_pretrained(folder)
         save_processor(folder, processor)
         dtypes = {key: load().dtype for key, (load, _) in renamed.items()}
         write_shards(folder, renamed, dtypes.__getitem__, max_shard_size)
@@ -81,11 +86,9 @@ def save_processor(folder: Path, processor: WallarooProcessor) -> None:
         "image_mean": list(image_processor.image_mean),
         "image_std": list(image_processor.image_std),
     }
-    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    tokenizer_config["processor_class"] = "Qwen2_5_VLProcessor"
+    change_tokenizer_config(folder, {"auto_map": None, "processor_class": "Qwen2_5_VLProcessor"})
     for name, content in (
         ("preprocessor_config.json", settings),
-        ("tokenizer_config.json", tokenizer_config),
         ("chat_template.json", {"chat_template": processor.chat_template}),
     ):
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

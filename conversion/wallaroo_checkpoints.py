@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, split_torch_state_dict_into_shards
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -89,6 +91,9 @@ RELEASED_MLP = {
     "editing_head": "edit_image_head",
 }
 
+# The file by which these commands know a folder that they wrote.
+RECORD = "conversion.json"
+
 Loader = Callable[[], torch.Tensor]
 
 
@@ -115,7 +120,12 @@ def load_pickled(path: str | os.PathLike, entry: str) -> dict[str, torch.Tensor]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         found = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
         raise CheckpointError(f"{path} should hold a state dict under {entry!r}, but holds {found}.")
-    return {strip_prefixes(key): value for key, value in state.items()}
+    stripped: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or strip_prefixes(key) in stripped:
+            raise CheckpointError(f"{path} has the key {key!r} twice, or it is no string: expected names of weights.")
+        stripped[strip_prefixes(key)] = value
+    return stripped
 
 
 def strip_prefixes(key: str) -> str:
@@ -134,12 +144,18 @@ def read_base(folder: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} has no readable config.json: expected a Qwen2.5-VL folder ({error})."
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CheckpointError(f"{config_path} is no JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{config_path} holds a {type(config).__name__}, but expected an object.")
     if config.get("model_type") != "qwen2_5_vl":
         raise CheckpointError(
             f"{config_path} is of model type {config.get('model_type')!r}, but expected 'qwen2_5_vl'."
         )
+    try:
+        Qwen2_5_VLConfig.from_dict(dict(config))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{config_path} describes no Qwen2.5-VL: {error}") from error
     return config
 
 
@@ -153,6 +169,8 @@ def safetensors_loaders(folder: str | os.PathLike) -> dict[str, tuple[Loader, to
         try:
             with safe_open(file, framework="pt") as reader:
                 for key in reader.keys():  # noqa: SIM118, a safetensors reader is no mapping
+                    if key in loaders:
+                        raise CheckpointError(f"{folder} has {key} in more than one *.safetensors file.")
                     shape = torch.Size(reader.get_slice(key).get_shape())
                     loaders[key] = partial(_read_tensor, file, key), shape
         except (SafetensorError, OSError) as error:
@@ -201,7 +219,7 @@ def infer_vq_config(state: Mapping[str, torch.Tensor]) -> WallarooVQConfig:
             embed_dim=dims,
             num_embeddings=codes,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"The VQ checkpoint is not in LlamaGen's layout ({error}); its keys begin with {sorted(state)[:5]}."
         ) from error
@@ -210,7 +228,7 @@ def infer_vq_config(state: Mapping[str, torch.Tensor]) -> WallarooVQConfig:
 def infer_mlp_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Hidden widths of the adapters and heads that a Wallaroo checkpoint has."""
     names = {name: f"{RELEASED_MLP[name]}.0.weight" for name in MLP_NAMES}
-    return {name: state[key].shape[0] for name, key in names.items() if key in state}
+    return {name: state[key].shape[0] for name, key in names.items() if key in state and state[key].ndim}
 
 
 def make_config(
@@ -234,9 +252,15 @@ def make_config(
         }.items()
     }
     text, width = qwen.text_config, qwen.text_config.hidden_size
-    if max(ids.values()) >= text.vocab_size:
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        if base.get(name, ids[name]) != ids[name]:
+            raise CheckpointError(
+                f"The tokenizer of the base folder {tokenizer.name_or_path} gives {ids[name]} as {name}, but its "
+                f"config.json {base[name]}: tokenizer files are missing or of another model."
+            )
+    if len(tokenizer) > text.vocab_size:
         raise CheckpointError(
-            f"The tokenizer has ids up to {max(ids.values())}, but the embedding table has {text.vocab_size} rows."
+            f"The tokenizer has ids up to {len(tokenizer) - 1}, but the embedding table has {text.vocab_size} rows."
         )
     return WallarooConfig(
         text_config=text.to_dict(),
@@ -256,10 +280,20 @@ def make_processor(base_folder: str | os.PathLike, **kwargs: Any) -> WallarooPro
         tokenizer = AutoTokenizer.from_pretrained(base_folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{base_folder} has no readable tokenizer: {error}") from error
+    lacking = [
+        token
+        for token in ("<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+        if token not in tokenizer.get_vocab()
+    ]
+    if lacking:
+        raise CheckpointError(f"{base_folder} has no readable tokenizer of Qwen2.5-VL: it lacks {', '.join(lacking)}.")
     template = tokenizer.chat_template
     template_file = Path(base_folder) / "chat_template.json"
     if template_file.is_file():
-        template = json.loads(template_file.read_text(encoding="utf-8"))["chat_template"]
+        try:
+            template = json.loads(template_file.read_text(encoding="utf-8"))["chat_template"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{template_file} holds no chat template: {error!r}.") from error
     if not template:
         raise CheckpointError(
             f"{base_folder} has no chat template: expected chat_template.json or one in the tokenizer."
@@ -271,7 +305,10 @@ def make_generation_config(base_folder: str | os.PathLike) -> GenerationConfig:
     """The token ids of the base model's generation config, and nothing of its sampling: answers are greedy."""
     base = GenerationConfig()
     if (Path(base_folder) / "generation_config.json").is_file():
-        base = GenerationConfig.from_pretrained(base_folder)
+        try:
+            base = GenerationConfig.from_pretrained(base_folder)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{base_folder} has no readable generation_config.json: {error}") from error
     return GenerationConfig(
         bos_token_id=base.bos_token_id, eos_token_id=base.eos_token_id, pad_token_id=base.pad_token_id
     )
@@ -292,7 +329,10 @@ def rename_keys(
                 if replacement is None:
                     dropped.append(key)
                 else:
-                    renamed[match.expand(replacement)] = entry
+                    name = match.expand(replacement)
+                    if name in renamed:
+                        raise CheckpointError(f"The checkpoint has {key} under two names, both stand for {name}.")
+                    renamed[name] = entry
                 break
         else:
             unknown.append(key)
@@ -301,8 +341,11 @@ def rename_keys(
 
 def expected_shapes(config: WallarooConfig) -> dict[str, torch.Size]:
     """Name and shape of each weight of a Wallaroo of this config; a tied text head is no weight of its own."""
-    with torch.device("meta"):
-        model = WallarooForConditionalGeneration(config)
+    try:
+        with torch.device("meta"):
+            model = WallarooForConditionalGeneration(config)
+    except ValueError as error:
+        raise CheckpointError(f"The base config.json describes a model that cannot be built: {error}") from error
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight")
@@ -379,10 +422,13 @@ def write_shards(
     max_shard_size: str,
 ) -> None:
     """Writes safetensors shards; no more than one shard is in memory at a time."""
-    plan = split_torch_state_dict_into_shards(
-        {key: torch.empty(shape, dtype=dtype_of(key), device="meta") for key, (_, shape) in entries.items()},
-        max_shard_size=max_shard_size,
-    )
+    try:
+        plan = split_torch_state_dict_into_shards(
+            {key: torch.empty(shape, dtype=dtype_of(key), device="meta") for key, (_, shape) in entries.items()},
+            max_shard_size=max_shard_size,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"The shard size {max_shard_size!r} cannot be used: {error}") from error
     for filename, keys in tqdm(plan.filename_to_tensors.items(), desc="writing", unit="shard"):
         shard = {key: entries[key][0]().to(dtype_of(key)).contiguous().clone() for key in keys}
         save_file(shard, folder / filename, metadata={"format": "pt"})
@@ -393,33 +439,63 @@ def write_shards(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
+def record_of(folder: Path, model_type: str) -> dict[str, Any]:
+    """What tells a result of these commands from a folder that was made otherwise or trained since."""
+    weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+    return {"model_type": model_type, "weights": weights}
+
+
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as reader:
+        while chunk := reader.read(1 << 24):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_earlier_result(output: Path, model_type: str) -> bool:
+    """Whether a folder is empty, or a result of the same kind whose weights nobody has changed."""
+    if not output.is_dir():
+        return False
+    if not any(output.iterdir()):
+        return True
+    try:
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return record == record_of(output, model_type)
+
+
 @contextlib.contextmanager
 def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
     """A folder to write into that takes the place of `output` when all went well, and leaves no trace otherwise.
 
-    An `output` that is there already must be empty or hold an earlier result, a checkpoint of `model_type`.
+    An `output` that is there already must be empty or an earlier result, see `is_earlier_result`.
     """
     output = Path(output).absolute()
-    if output.exists():
-        config = output / "config.json"
-        found = json.loads(config.read_text())["model_type"] if config.is_file() else None
-        if not output.is_dir() or (any(output.iterdir()) and found != model_type):
-            raise CheckpointError(
-                f"{output} exists and is no earlier result of this command (a checkpoint of type {model_type!r}). "
-                "Nothing was written; choose another output folder."
-            )
+    if output.exists() and not is_earlier_result(output, model_type):
+        raise CheckpointError(
+            f"{output} exists and is no earlier result of this command, or its weights were changed since. Nothing was "
+            "written; choose another output folder."
+        )
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         yield work
+        (work / RECORD).write_text(json.dumps(record_of(work, model_type), indent=2) + "\n")
         work.chmod(0o755)
-        old = None
-        if output.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent)) / output.name
-            output.rename(old)
-        work.rename(output)
-        if old is not None:
-            shutil.rmtree(old.parent)
+        if not output.exists():
+            work.rename(output)
+            return
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+        output.rename(old / output.name)
+        try:
+            work.rename(output)
+        except BaseException:
+            (old / output.name).rename(output)
+            raise
+        finally:
+            shutil.rmtree(old)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -428,12 +504,19 @@ def save_code_and_configs(
     folder: Path, config: WallarooConfig, processor: WallarooProcessor, generation_config: GenerationConfig
 ) -> None:
     """Everything of a checkpoint folder but the weights: configs, tokenizer, chat template, remote code."""
-    with torch.device("meta"):
-        model = WallarooForConditionalGeneration(config)
-    custom_object_save(model, folder)
+    custom_object_save(WallarooForConditionalGeneration, folder)
     config.save_pretrained(folder)
     generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
+    change_tokenizer_config(folder, {})
+
+
+def change_tokenizer_config(folder: Path, values: Mapping[str, str | None]) -> None:
+    """Sets fields of tokenizer_config.json, `None` takes one out; so does what says how the tokenizer was loaded."""
+    path = folder / "tokenizer_config.json"
+    content = {**json.loads(path.read_text(encoding="utf-8")), "is_local": None, "local_files_only": None, **values}
+    keep = {key: value for key, value in content.items() if value is not None or key in ("bos_token", "unk_token")}
+    path.write_text(json.dumps(keep, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_wallaroo(

@@ -101,7 +101,7 @@ def test_chat_image_without_its_picture(processor):
 
 @pytest.mark.parametrize("messages", [[], [{"content": "a"}], [{"role": "user", "content": None}]])
 def test_chat_that_is_none(processor, messages):
-    with pytest.raises(ValueError, match="`conversation` (must be one user message|has no text)"):
+    with pytest.raises(ValueError, match=r"`conversation` (must be one user message|has no text)"):
         processor.apply_chat_template(messages, task="generate")
 
 
