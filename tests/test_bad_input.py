@@ -1,7 +1,10 @@
 """Inputs that once gave a wrong result in silence, or an error that did not say what was wrong."""
 
 import base64
+import functools
+import http.server
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -187,3 +190,25 @@ def test_error_names_the_whole_path(tmp_path):
     path = tmp_path / ("a_long_folder_name_" * 5) / "missing.png"
     with pytest.raises(ValueError, match=r"`images` holds '[^']*missing\.png', which is no readable picture"):
         to_rgb(path)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a folder with a transparent picture, served on this machine."""
+    Image.new("RGBA", (3, 2), (10, 20, 30, 0)).save(tmp_path / "clear.png")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_args):
+        pass
+
+
+def test_a_picture_from_a_url(server):
+    assert to_rgb(f"{server}/clear.png").getpixel((0, 0)) == (255, 255, 255)
+    with pytest.raises(ValueError, match=r"`images` holds 'http://127.*absent\.png', .*404"):
+        to_rgb(f"{server}/absent.png")
