@@ -358,10 +358,10 @@ def check_keys(
     unknown: list[str],
     may_miss: tuple[str, ...] = (),
 ) -> list[str]:
-    """Strict both ways. Returns the missing keys that may be missing: whole parts under the prefixes `may_miss`."""
+    """Strict both ways. Returns the missing keys that may be missing: all under the prefixes `may_miss`, or none."""
     missing = [key for key in expected if key not in entries]
-    absent_parts = [part for part in may_miss if not any(key.startswith(part) for key in entries)]
-    fresh = [key for key in missing if key.startswith(tuple(absent_parts))] if absent_parts else []
+    all_absent = not any(key.startswith(may_miss) for key in entries)
+    fresh = [key for key in missing if all_absent and key.startswith(may_miss)]
     problems = {
         "unknown keys": unknown + [key for key in entries if key not in expected],
         "missing keys": [key for key in missing if key not in fresh],
@@ -475,8 +475,8 @@ def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
     output = Path(output).absolute()
     if output.exists() and not is_earlier_result(output, model_type):
         raise CheckpointError(
-            f"{output} exists and is no earlier result of this command, or its weights were changed since. Nothing was "
-            "written; choose another output folder."
+            f"{output} exists and is no earlier result of this command: it is a file, another folder, or its weights "
+            "were changed since. Nothing was written; choose another output folder."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -580,10 +580,20 @@ def run(command: Callable[[], list[str]], options: argparse.Namespace) -> int:
         return 1
     sys.stdout.write("\n".join([*report, f"wrote {options.output}"]) + "\n")
     if options.push_to_hub:
+        return upload(options.output, options.push_to_hub)
+    return 0
+
+
+def upload(folder: str, repo_id: str) -> int:
+    """Uploads a folder to the Hub. Returns the exit status."""
+    try:
         api = HfApi()
-        api.create_repo(options.push_to_hub, exist_ok=True)
-        api.upload_folder(repo_id=options.push_to_hub, folder_path=options.output, commit_message="Upload checkpoint")
-        sys.stdout.write(f"pushed to {options.push_to_hub}\n")
+        api.create_repo(repo_id, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload checkpoint")
+    except Exception as error:  # noqa: BLE001, a network fails in many ways
+        sys.stderr.write(f"error: {folder} is complete, but its upload to {repo_id} failed: {error}\n")
+        return 1
+    sys.stdout.write(f"pushed to {repo_id}\n")
     return 0
 
 

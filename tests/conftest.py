@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -49,3 +50,9 @@ def processor(converted):
 def picture() -> Image.Image:
     """A real picture of 150 x 100 pixels (width x height)."""
     return images("understand.png")
+
+
+@pytest.fixture
+def other() -> Image.Image:
+    """Another picture, of 90 x 210 pixels (width x height): 16 x 6 patches, 24 tokens."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (210, 90, 3), dtype=np.uint8))

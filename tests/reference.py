@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from transformers_wallaroo import WallarooProcessor
+
 REFERENCE = Path(__file__).parent / "fixtures" / "reference"
 # What the fixtures' README suggests for fp32; each test states the worst difference seen.
 LOGITS, GUIDED_LOGITS, LOSSES, FEATURES, DECODED = 2e-4, 5e-4, 1e-5, 2e-5, 5e-5
@@ -47,3 +49,16 @@ def record_forwards(model: Any) -> Iterator[list[dict[str, Any]]]:
         yield forwards
     finally:
         hook.remove()
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """The same names with the same tensors."""
+    assert set(actual) == set(expected)
+    for name in expected:
+        assert torch.equal(actual[name], expected[name]), name
+
+
+def variant(processor: Any, **settings: Any) -> WallarooProcessor:
+    """The same processor with other settings."""
+    parts = processor.image_processor, processor.tokenizer
+    return WallarooProcessor(*parts, chat_template=processor.chat_template, **settings)

@@ -11,14 +11,11 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor
 
-from transformers_wallaroo import WallarooDataCollator, WallarooProcessor
+from transformers_wallaroo import WallarooDataCollator
 from transformers_wallaroo.image_grid_wallaroo import parse_aspect_ratio, split_rows
 from transformers_wallaroo.image_processing_wallaroo import to_rgb
 
-
-def variant(processor, **settings):
-    parts = processor.image_processor, processor.tokenizer
-    return WallarooProcessor(*parts, chat_template=processor.chat_template, **settings)
+from reference import variant
 
 
 def test_single_row_image_keeps_its_shape(processor, model):

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
@@ -416,6 +417,45 @@ def test_make_generators_defaults_to_the_global_state():
     assert len(set(seeds)) == 3
 
 
+def test_an_explicit_task_is_enough(model, processor):
+    inputs = prepare(processor, "generate", [0])
+    expected = run(model, inputs, seed=1).codes[0]
+    inputs.pop("task_ids")
+    assert torch.equal(run(model, inputs, task="generate", seed=1).codes[0], expected)
+    with pytest.raises(ValueError, match="The task 'edit' needs `source_pixel_values`, `source_grid`"):
+        model.generate(**inputs, task="edit")
+
+
+def test_an_empty_cache_may_be_passed(model, processor):
+    inputs = prepare(processor, "generate", [0])
+    expected = run(model, inputs, seed=1).codes[0]
+    for cache in (DynamicCache(), DynamicCache(config=model.config.text_config)):
+        assert torch.equal(run(model, inputs, seed=1, past_key_values=cache).codes[0], expected)
+
+
+def test_repetition_penalty_counts_codes(model, processor):
+    """With guidance as without; a huge one keeps codes from coming twice."""
+    inputs = prepare(processor, "generate", [2])
+    for guidance_scale in (1.0, 3.0):
+        codes = run(model, inputs, do_sample=False, guidance_scale=guidance_scale, repetition_penalty=1e6).codes[0]
+        assert codes.unique().numel() == codes.numel()
+
+
+def test_numbers_of_numpy_are_numbers(model, processor):
+    inputs = prepare(processor, "generate", [0])
+    expected = run(model, inputs, seed=2, guidance_scale=2.0).codes[0]
+    found = run(model, inputs, seed=np.int64(2), guidance_scale=np.float32(2), num_return_sequences=np.int64(1))
+    assert torch.equal(found.codes[0], expected)
+    assert torch.equal(run(model, inputs, seed=torch.tensor(2), guidance_scale=2.0).codes[0], expected)
+
+
+def test_one_sequence_or_picture_by_itself(model, processor):
+    sequences = model.generate(**prepare(processor, "generate", [0]), seed=1)
+    [pixels] = model.decode_image_tokens(sequences[0])
+    [picture] = processor.post_process_multimodal_output(pixels, generation_mode="image")
+    assert picture.size == (48, 32)
+
+
 def test_one_row(model, processor):
     """Four codes in a row are no square of 2 x 2."""
     out = run(model, processor(text="a", task="generate", height=16, width=64, return_tensors="pt"), seed=1)
@@ -447,6 +487,8 @@ class TestErrors:
             ({"seed": [1, 2]}, "`seed` must be one for all or one an image, but got 2 for 1 images"),
             ({"generator": [torch.Generator()] * 3}, "`generator` must be one for all or one an image, but got 3"),
             ({"seed": 1, "generator": torch.Generator()}, "`seed` or `generator`, not both"),
+            ({"seed": "a"}, "`seed` must be an int, or a list of one int an image, but got 'a'"),
+            ({"seed": 1.5}, "`seed` must be an int, or a list of one int an image, but got 1.5"),
             ({"unknown_option": 1}, "unknown_option"),
         ],
     )
@@ -485,6 +527,12 @@ class TestErrors:
         inputs = prepare(processor, "generate", [0])
         inputs.pop("unconditional_input_ids")
         with pytest.raises(ValueError, match=r"no unconditional prompt.*guidance_scale=1"):
+            model.generate(**inputs)
+
+    def test_several_prompts_need_their_mask(self, model, processor):
+        inputs = prepare(processor, "generate", [0, 1])
+        inputs.pop("attention_mask")
+        with pytest.raises(ValueError, match="`attention_mask` is needed for more than one prompt"):
             model.generate(**inputs)
 
     def test_right_padding(self, model, processor):

@@ -133,6 +133,14 @@ def test_low_precision_keeps_the_vq_tokenizer_exact(converted, dtype, batch):
     assert out.loss.isfinite()
 
 
+@pytest.mark.parametrize("cast", [lambda model: model.to(torch.bfloat16), lambda model: model.half()])
+def test_casting_passes_the_vq_tokenizer_over(fresh_model, model, cast):
+    low = cast(fresh_model)
+    assert low.lm_head.weight.dtype != torch.float32
+    for name, value in model.model.vq_model.state_dict().items():
+        assert torch.equal(low.model.vq_model.state_dict()[name], value)
+
+
 def test_the_vq_tokenizer_is_always_frozen(fresh_model):
     parameters = list(fresh_model.model.vq_model.parameters())
     assert not any(parameter.requires_grad for parameter in parameters)
@@ -188,8 +196,27 @@ def test_device_map_auto(converted, model, processor):
     assert torch.equal(placed.generate(**inputs, seed=1), model.generate(**inputs, seed=1))
 
 
-def test_offloaded_model_gives_the_same(converted, model, processor, tmp_path):
-    """Weights that wait on disk are fetched through the modules' forwards, the VQ tokenizer's too."""
+PARTS = ("visual", "vq_model", "source_adapter", "editing_adapter", "language_model.embed_tokens")
+
+
+@pytest.mark.parametrize("waiting", [*(f"model.{part}" for part in PARTS), "lm_head", "editing_head"])
+def test_offloaded_parts_give_the_same(converted, model, processor, tmp_path, waiting):
+    """Weights that wait on disk are fetched when they are needed, those of the VQ tokenizer too."""
+    device_map = {name: "disk" if name == waiting else "cpu" for name, _ in model.named_children() if name != "model"}
+    device_map |= {f"model.{name}": "cpu" for name, _ in model.model.named_children() if name != "language_model"}
+    language_model = model.model.language_model
+    device_map |= {f"model.language_model.{name}": "cpu" for name, _ in language_model.named_children()}
+    device_map[waiting] = "disk"
+    placed = AutoModel.from_pretrained(converted, device_map=device_map, offload_folder=tmp_path)
+    inputs = processor(
+        text="a fox", images=images("edit_source_0.png"), task="edit", height=32, width=48, return_tensors="pt"
+    )
+    sequences = placed.generate(**inputs, seed=1)
+    assert torch.equal(sequences, model.generate(**inputs, seed=1))
+    assert_close(placed.decode_image_tokens(sequences)[0], model.decode_image_tokens(sequences)[0], 1e-5)
+
+
+def test_an_offloaded_layer_gives_the_same(converted, model, processor, tmp_path):
     names = ["model.visual", "model.language_model.embed_tokens", "model.language_model.layers.0", "lm_head"]
     names += ["model.language_model.layers.1", "model.language_model.norm", "model.language_model.rotary_emb"]
     names += [
@@ -269,6 +296,17 @@ class TestErrors:
         batch["target_grid"] = torch.tensor([[2, 3], [2, 2]])
         with pytest.raises(ValueError, match="`target_grid` describes 10 cells, but `mm_token_type_ids` has 12"):
             model(**batch)
+
+    def test_targets_without_labels(self, model, batch):
+        batch.pop("labels")
+        with pytest.raises(ValueError, match=r"`target_pixel_values` came without `labels`.*label_smoothing_factor"):
+            model(**batch)
+
+    def test_sequences_of_other_shapes(self, model):
+        with pytest.raises(
+            ValueError, match=r"`sequences` must be ids of shape .* of shapes \[\(2, 3\)\].*out\.sequences"
+        ):
+            model.decode_image_tokens([torch.zeros(2, 3, dtype=torch.long)])
 
     def test_ids_and_embeddings(self, model):
         with pytest.raises(ValueError, match="exactly one of `input_ids` and `inputs_embeds`"):

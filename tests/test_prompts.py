@@ -241,3 +241,18 @@ def test_layouts_end_with_the_start_mark_and_the_tail_ends_the_turn():
     assert all(layout.endswith("<|generate_start|>") for tasks in LAYOUTS.values() for layout in tasks.values())
     assert IMAGE_TURN_TAIL == "<|generate_end|><|im_end|>\n"
     assert f"<|vision_start|>{IMAGE_PAD}<|vision_end|>" == VISION_BLOCK
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language"),
+    [
+        ('a sign that says "你好世界"', "en"),
+        ("写着“HELLO WORLD AND MORE”的牌子", "zh"),
+        ("a red 袋鼠", "en"),
+        ("红色的 kangaroo", "zh"),
+        ("“你好”", "zh"),
+        ('"HELLO"', "en"),
+    ],
+)
+def test_quoted_text_does_not_choose_the_language(prompt, language):
+    assert language_of(prompt) == language

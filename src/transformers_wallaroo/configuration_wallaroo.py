@@ -102,6 +102,8 @@ class WallarooConfig(Qwen2_5_VLConfig):
         "vq_config": WallarooVQConfig,
     }
     _auto_class = "AutoConfig"
+    # `Trainer` gathers the other outputs of an evaluation; the losses' names differ from batch to batch.
+    keys_to_ignore_at_inference = ["past_key_values", "losses"]
 
     # Config objects once made; a dict or `None` when given.
     text_config: Any = None

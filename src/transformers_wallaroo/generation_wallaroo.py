@@ -3,6 +3,8 @@
 
 import contextlib
 import math
+import numbers
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +18,8 @@ from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, i
 
 logger = logging.get_logger(__name__)
 
-# How an image is sampled unless told otherwise: docs/protocol.md section 8. The generation config that is saved with
-# a checkpoint is for text; a field that it leaves unset takes its value from here when an image is made.
+# How an image is sampled unless the call says otherwise, by arguments or by a generation config that it passes:
+# docs/protocol.md section 8. The generation config that is saved with a checkpoint is for text and has no say here.
 IMAGE_DEFAULTS: dict[str, Any] = {
     "do_sample": True,
     "temperature": 1.0,
@@ -131,12 +133,16 @@ def make_generators(
     if seed is None:
         device_of = torch.device("cpu") if generator is None else generator.device
         seeds = torch.randint(2**62, (num_images,), generator=generator, device=device_of).tolist()
-    elif isinstance(seed, Iterable):
-        seeds = [int(value) for value in seed]
-        _check_count("seed", len(seeds), num_images)
     else:
-        seeds = [int(seed) + index for index in range(num_images)]
-    return [torch.Generator(device).manual_seed(value) for value in seeds]
+        try:
+            if isinstance(seed, Sequence):
+                seeds = [operator.index(value) for value in seed]
+            else:
+                seeds = [operator.index(seed) + index for index in range(num_images)]
+        except TypeError:
+            raise ValueError(f"`seed` must be an int, or a list of one int an image, but got {seed!r}.") from None
+        _check_count("seed", len(seeds), num_images)
+    return [torch.Generator(device).manual_seed(value % 2**64) for value in seeds]
 
 
 def _check_count(name: str, count: int, num_images: int) -> None:
@@ -164,11 +170,12 @@ class _Decoder:
     def __init__(self, model, task: ImageTask, plan: ImagePlan, cache: Cache | None, repeats: int):
         self.model, self.task, self.plan, self.cache, self.repeats = model, task, plan, cache, repeats
         self.mask: torch.Tensor | None = None
-        self.history: list[torch.Tensor] = []  # embeddings and positions so far, kept only without a cache
+        # Embeddings and positions so far, kept only without a cache.
+        self.history: list[torch.Tensor] = []
         self.history_positions: list[torch.Tensor] = []
         config = model.config
-        table = model.get_input_embeddings()
-        self.row_end = table(torch.tensor([config.eol_token_id], device=table.weight.device))
+        eol = torch.tensor([config.eol_token_id], device=model.execution_device)
+        self.row_end = model.get_input_embeddings()(eol)
 
     def prefill(self, embeds: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         """Reads the prompts and returns the last hidden state of each row."""
@@ -294,10 +301,9 @@ class WallarooGenerationMixin(GenerationMixin):
         if len(noted) > 1:
             raise ValueError("The inputs mix tasks; call `generate` once a task.")
         task = get_task(name) if name is not None else noted[0] if noted else UNDERSTAND
-        prepared = noted[0] if noted else UNDERSTAND
-        if prepared is not task:
+        if noted and noted[0] is not task:
             raise ValueError(
-                f"`task` is {task.name!r}, but the inputs were prepared for {prepared.name!r}. "
+                f"`task` is {task.name!r}, but the inputs were prepared for {noted[0].name!r}. "
                 f"Build them with `processor(..., task={task.name!r})`."
             )
         if generation_mode not in (None, "image" if isinstance(task, ImageTask) else "text"):
@@ -311,7 +317,7 @@ class WallarooGenerationMixin(GenerationMixin):
         kwargs = {key: value for key, value in kwargs.items() if key != "task_ids"}
         with contextlib.ExitStack() as stack:
             if seed is not None:
-                if isinstance(seed, Iterable):
+                if not isinstance(seed, numbers.Integral):
                     raise ValueError(f"`seed` must be an int for text, but got {seed!r}.")
                 devices = [self.device] if self.device.type == "cuda" else []
                 stack.enter_context(torch.random.fork_rng(devices))
@@ -335,15 +341,19 @@ class WallarooGenerationMixin(GenerationMixin):
             streamer.put(prompt["conditional_ids"].cpu())
         generators = None
         if settings["do_sample"]:
-            generators = make_generators(seed, generator, len(plan.grids), self.lm_head.weight.device)
+            generators = make_generators(seed, generator, len(plan.grids), self.execution_device)
 
-        def decode(model, _, *, logits_processor, **model_kwargs):
+        def decode(model, _, *, generation_config, **model_kwargs):
             # transformers always makes a cache for a prompt that comes as embeddings.
             cache = model_kwargs["past_key_values"] if use_cache else None
             decoder = _Decoder(model, task, plan, cache, repeats)
             hidden = decoder.prefill(model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"])
+            # Made for codes, which have no prompt; those that `generate` has prepared count the prompt's rows.
+            processors = model._get_logits_processor(
+                generation_config, input_ids_seq_length=0, logits_processor=logits_processor, device=hidden.device
+            )
             return model._decode_images(
-                decoder, hidden, logits_processor, generators, guidance_scale, streamer, show_progress, **output_flags
+                decoder, hidden, processors, generators, guidance_scale, streamer, show_progress, **output_flags
             )
 
         config = GenerationConfig(
@@ -354,7 +364,6 @@ class WallarooGenerationMixin(GenerationMixin):
             attention_mask=torch.ones_like(prompt["position_ids"][0]) if mask is None else mask,
             position_ids=prompt["position_ids"],
             generation_config=config,
-            logits_processor=logits_processor,
             custom_generate=decode,
             **kwargs,
         )
@@ -370,26 +379,21 @@ class WallarooGenerationMixin(GenerationMixin):
         if (settings.pop("num_beams", None) or 1) != 1:
             raise ValueError("`num_beams` must be 1 for images: they are sampled, or greedy with `do_sample=False`.")
         scale, count = settings["guidance_scale"], settings["num_return_sequences"]
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale < 0:
+        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale) or scale < 0:
             raise ValueError(f"`guidance_scale` must be a number of at least 0, but got {scale!r}; 1 means none.")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
             raise ValueError(f"`num_return_sequences` must be a positive int, but got {count!r}.")
         flags = ("return_dict_in_generate", "output_logits", "output_scores")
         return settings, {name: bool(settings.pop(name, False)) for name in flags}
 
     def _prepare_prompt(self, task, kwargs, guidance_scale, repeats, row_ends) -> tuple[ImagePlan, dict[str, Any]]:
         """Embeds the prompts of both branches as one left-padded batch; takes the processor's outputs from `kwargs`."""
-        names = [
-            "input_ids",
-            "attention_mask",
-            "mm_token_type_ids",
-            "pixel_values",
-            "image_grid_thw",
-            "source_pixel_values",
-            "source_grid",
+        text_names = ("input_ids", "attention_mask", "mm_token_type_ids")
+        image_names = ("pixel_values", "image_grid_thw", "source_pixel_values", "source_grid")
+        branches = [
+            {name: kwargs.pop(f"{prefix}{name}", None) for name in (*text_names, *image_names)}
+            for prefix in ("", "unconditional_")
         ]
-        branches = [{name: kwargs.pop(name, None) for name in names}]
-        branches.append({name: kwargs.pop(f"unconditional_{name}", None) for name in names})
         target_grid = kwargs.pop("target_grid", None)
         kwargs.pop("task_ids", None)
         needed = ["input_ids", "mm_token_type_ids"] + (["source_pixel_values", "source_grid"] * task.has_source)
@@ -408,17 +412,19 @@ class WallarooGenerationMixin(GenerationMixin):
             )
         for branch in branches:
             if branch["attention_mask"] is None:
+                if len(branch["input_ids"]) > 1:
+                    raise ValueError("`attention_mask` is needed for more than one prompt: it tells the padding.")
                 branch["attention_mask"] = torch.ones_like(branch["input_ids"])
             if not bool(branch["attention_mask"][:, -1].all()):
                 raise ValueError("`input_ids` is padded at the right; prompts of different lengths are padded left.")
-        device = self.get_input_embeddings().weight.device
+        device = self.execution_device
         pad_id = self.config.generate_image_pad_token_id
         ids = pad_left((branch["input_ids"] for branch in branches), pad_id).to(device)
         types = pad_left((branch["mm_token_type_ids"] for branch in branches), 0).to(device)
         mask = pad_left((branch["attention_mask"] for branch in branches), 0).to(device)
         images = {
             name: torch.cat([branch[name] for branch in branches]).to(device)
-            for name in names[3:]
+            for name in image_names
             if branches[0][name] is not None
         }
         grids = tuple((int(height), int(width)) for height, width in target_grid.tolist() for _ in range(repeats))
@@ -456,7 +462,7 @@ class WallarooGenerationMixin(GenerationMixin):
             return
         if cache.get_seq_length() > 0:
             raise ValueError("`past_key_values` must be empty for images: they are made from their whole prompt.")
-        room = cache.get_max_length()  # -1 where it grows
+        room = cache.get_max_length() if cache.layers else -1  # -1 where it grows
         if 0 < room < needed:
             raise ValueError(
                 f"`past_key_values` holds {room} positions, but the prompt and the image need {needed}: "

@@ -226,7 +226,7 @@ class WallarooImageProcessor(Qwen2VLImageProcessorPil):
         Values in [-1, 1] become 0..255 as in the released programs: 127.5 * x + 128, clamped, truncated.
         """
         pictures = []
-        for image in pixels:
+        for image in [pixels] if isinstance(pixels, torch.Tensor) and pixels.ndim == 3 else pixels:
             values = (127.5 * image.detach().float() + 128).clamp(0, 255).to(torch.uint8)
             pictures.append(Image.fromarray(values.permute(1, 2, 0).cpu().numpy()))
         return pictures

@@ -20,7 +20,7 @@ from transformers.utils import can_return_tuple
 from .configuration_wallaroo import WallarooConfig
 from .generation_wallaroo import WallarooGenerationMixin
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
-from .modeling_wallaroo_vq import WallarooVQModel
+from .modeling_wallaroo_vq import WallarooVQModel, execution_device
 from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
 
 # The label that the losses pass over, as everywhere in torch and transformers.
@@ -396,6 +396,11 @@ class WallarooForConditionalGeneration(
         if input_ids is not None and inputs_embeds is None:
             mm_token_type_ids = self.model.token_types(input_ids, mm_token_type_ids)
         if target_pixel_values is not None:
+            if labels is None:
+                raise ValueError(
+                    "`target_pixel_values` came without `labels`, so nothing would be learned of the images. Trainer's "
+                    "`label_smoothing_factor` takes the labels away; it cannot be used."
+                )
             input_ids, labels = self._fill_in_codes(
                 input_ids, labels, mm_token_type_ids, target_pixel_values, target_grid
             )
@@ -435,19 +440,31 @@ class WallarooForConditionalGeneration(
             attentions=outputs.attentions,
         )
 
+    @property
+    def execution_device(self) -> torch.device:
+        """Where inputs go: the device that the embedding table computes on, also when its weights are offloaded."""
+        return execution_device(self.get_input_embeddings())
+
     def decode_image_tokens(
         self, sequences: torch.Tensor | Sequence[torch.Tensor], row_ends: bool | None = None
     ) -> list[torch.Tensor]:
         """Pixels of the images in `sequences`, as `generate` returns them for `"generate"` and `"edit"`.
 
         Args:
-            sequences (`torch.LongTensor` of shape `(num_images, length)`, or a list of 1-D tensors): ids of the one
-                id space; anything but codes and row ends (marks, padding) is passed over.
+            sequences (`torch.LongTensor` of shape `(num_images, length)` or `(length,)`, or a list of 1-D tensors):
+                ids of the one id space; anything but codes and row ends (marks, padding) is passed over.
             row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says.
 
         Returns:
             One `torch.FloatTensor` of shape `(3, height, width)` an image, about `[-1, 1]`, of its own size.
         """
+        sequences = [sequences] if isinstance(sequences, torch.Tensor) and sequences.ndim == 1 else sequences
+        shapes = [tuple(sequence.shape) for sequence in sequences]
+        if any(len(shape) != 1 for shape in shapes):
+            raise ValueError(
+                f"`sequences` must be ids of shape (num_images, length), but got entries of shapes {shapes[:4]}. Pass "
+                "`out.sequences`; grids of codes go to `model.model.vq_model.decode`."
+            )
         grids = [
             torch.tensor(
                 split_rows(
@@ -501,9 +518,7 @@ class WallarooForConditionalGeneration(
                 "positions. Pass the batch as the collator made it."
             )
         input_ids = input_ids.masked_scatter(is_code, ids)
-        if labels is not None:
-            labels = torch.where(is_code & (labels != IGNORE_INDEX), input_ids, labels)
-        return input_ids, labels
+        return input_ids, torch.where(is_code & (labels != IGNORE_INDEX), input_ids, labels)
 
     def _losses(self, hidden_states, labels, mm_token_type_ids, task_ids) -> dict[str, torch.Tensor]:
         """Mean cross entropy of each task's text labels and code labels; logits at labelled positions only."""

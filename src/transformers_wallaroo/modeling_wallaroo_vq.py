@@ -28,6 +28,13 @@ class WallarooVQOutput(ModelOutput):
     latents: torch.Tensor | None = None
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module with a `weight` computes: accelerate keeps offloaded weights elsewhere until they are needed."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    assert isinstance(module.weight, torch.Tensor)
+    return module.weight.device if device is None else torch.device(device)
+
+
 class WallarooVQModel(JanusVQVAE):
     """The interface the rest of the model uses: `encode`, `embed_codes`, `decode`.
 
@@ -36,6 +43,15 @@ class WallarooVQModel(JanusVQVAE):
     """
 
     config: WallarooVQConfig
+
+    def _apply(self, fn, *args, **kwargs):
+        """Moves with the model but stays in its precision: `model.to(torch.bfloat16)` and `.half()` pass it over."""
+
+        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        return super()._apply(keep_precision, *args, **kwargs)
 
     @property
     def downsample_factor(self) -> int:
@@ -60,15 +76,15 @@ class WallarooVQModel(JanusVQVAE):
                 f"`pixel_values` must be (batch, 3, height, width) with sides that are multiples of "
                 f"{self.downsample_factor}, but got {tuple(pixel_values.shape)}."
             )
-        weight = self.quant_conv.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        device, dtype = execution_device(self.quant_conv), self.quant_conv.weight.dtype
+        with torch.autocast(device.type, enabled=False):
             latents = torch.cat(
                 [
                     nn.functional.normalize(self.quant_conv(self.encoder(chunk)), dim=1)
-                    for chunk in pixel_values.to(weight.device, weight.dtype).split(ENCODE_CHUNK)
+                    for chunk in pixel_values.to(device, dtype).split(ENCODE_CHUNK)
                 ]
             ).permute(0, 2, 3, 1)
-            codebook = self.embed_codes(torch.arange(self.config.num_embeddings, device=weight.device))
+            codebook = self.embed_codes(torch.arange(self.config.num_embeddings, device=device))
             # Both sides are unit vectors, so the nearest entry is the one with the largest inner product.
             codes = (latents @ codebook.T).argmax(dim=-1)
         return WallarooVQOutput(codes=codes, latents=latents)
@@ -85,9 +101,9 @@ class WallarooVQModel(JanusVQVAE):
                 f"`codes` must lie in [0, {self.config.num_embeddings}), but got values from {smallest} to {largest}. "
                 "Ids of the one id space are codes plus `config.text_vocab_size`."
             )
-        weight = self.post_quant_conv.weight
-        with torch.autocast(weight.device.type, enabled=False):
-            quantized = self.embed_codes(codes.to(weight.device)).to(weight.dtype).permute(0, 3, 1, 2)
+        device, dtype = execution_device(self.post_quant_conv), self.post_quant_conv.weight.dtype
+        with torch.autocast(device.type, enabled=False):
+            quantized = self.embed_codes(codes.to(device)).to(dtype).permute(0, 3, 1, 2)
             return torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)])
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

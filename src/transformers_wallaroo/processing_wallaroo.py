@@ -77,6 +77,10 @@ class ImageRequest:
     layout: str
     source: Image.Image | None = None
 
+    def grid(self, factor: int) -> tuple[int, int]:
+        """Cells, (grid_height, grid_width), of `factor` pixels along each side."""
+        return self.height // factor, self.width // factor
+
 
 class WallarooProcessor(Qwen2_5_VLProcessor):
     """Builds the inputs of understanding, drawing and editing, and turns outputs back into text and pictures.
@@ -124,6 +128,14 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         self.row_ends = row_ends
         self.max_length = max_length
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As usual, without what earlier calls left on the tokenizer: where it came from, and how it padded."""
+        for name in ("is_local", "local_files_only"):
+            self.tokenizer.init_kwargs.pop(name, None)
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):  # noqa: ARG003
         """Loads the parts by name: `AutoImageProcessor` cannot be had without torchvision in transformers 5.17."""
@@ -156,9 +168,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         height: int | Sequence[int] | None = None,
         width: int | Sequence[int] | None = None,
         aspect_ratio: str | float | Sequence[str | float] | None = None,
-        template: str | None = None,
+        template: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        layout: str | None = None,
+        layout: str | Sequence[str] | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -173,10 +185,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             height, width: of the image to be made, in pixels, multiples of 16; one for all or one a prompt.
             aspect_ratio: instead, such as `"16:9"` (width first): the usual size nearest to it. Without any of them:
                 512 x 512 for `"generate"`, the usual size nearest to the source's shape for `"edit"`.
-            template: instruction template with `{prompt}`, and optionally `{target_w}` and `{target_h}`. By default
-                the first of the language that the prompt is written in.
+            template: instruction template with `{prompt}`, and optionally `{target_w}` and `{target_h}`, one for all or
+                one a prompt. By default the first of the language that the prompt is written in.
             negative_prompt: stands in the unconditional prompt, which is else empty.
-            layout: `"training"` or `"evaluation"`: see docs/protocol.md section 4.
+            layout: `"training"` or `"evaluation"`, one for all or one a prompt: see docs/protocol.md section 4.
             return_tensors: `"pt"`, `"np"` or `None`.
             kwargs: for `"understand"`, passed to the tokenizer and the image processor, as in transformers.
 
@@ -210,6 +222,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         prompts = self._texts(text)
         requests = self.image_requests(resolved, prompts, images, height, width, aspect_ratio, template, layout)
         negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
+        negatives = [check_prompt(negative, "negative_prompt") for negative in negatives]
         data = self.encode_requests(requests, prompts)
         unconditional = self.encode_requests([self.without_source(request) for request in requests], negatives)
         unconditional.pop("target_grid")
@@ -225,19 +238,18 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         """Checks the arguments of a call and settles size, template and source of each image."""
         count = len(prompts)
         sources = self._sources(task, images, count)
-        layout = self.layout if layout is None else layout
-        if layout not in self.layouts:
-            raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layout!r}.")
         heights, widths = self._one_a_prompt("height", height, count), self._one_a_prompt("width", width, count)
         ratios = self._one_a_prompt("aspect_ratio", aspect_ratio, count)
+        templates = self._one_a_prompt("template", template, count)
+        layouts = self._one_a_prompt("layout", layout, count, default=self.layout)
         requests = []
-        for prompt, source, wanted_height, wanted_width, ratio in zip(
-            prompts, sources, heights, widths, ratios, strict=True
-        ):
+        for index, prompt in enumerate(prompts):
             check_prompt(prompt)
-            size = self._settle_size(source, wanted_height, wanted_width, ratio)
-            chosen = self.templates_for(task, prompt)[0] if template is None else template
-            requests.append(ImageRequest(task, *size, check_template(chosen), layout, source))
+            if not isinstance(layouts[index], str) or layouts[index] not in self.layouts:
+                raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layouts[index]!r}.")
+            size = self._settle_size(sources[index], heights[index], widths[index], ratios[index])
+            chosen = self.templates_for(task, prompt)[0] if templates[index] is None else templates[index]
+            requests.append(ImageRequest(task, *size, check_template(chosen), layouts[index], sources[index]))
         return requests
 
     def templates_for(self, task: ImageTask, prompt: str) -> list[str]:
@@ -266,9 +278,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             types[index, start:] = self.token_types(row, request.task)
         data = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
         factor = self.image_processor.downsample_factor
-        data["target_grid"] = np.array(
-            [(request.height // factor, request.width // factor) for request in requests], dtype=np.int64
-        )
+        data["target_grid"] = np.array([request.grid(factor) for request in requests], dtype=np.int64)
         sources = [request.source for request in requests if request.source is not None]
         if sources:
             seen = self.image_processor(sources, return_tensors="np")
@@ -281,10 +291,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
     def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
         """Ids of a prompt, up to and with the token that starts the image; raises where they are too many."""
         ids = self.tokenize(self.prompt_text(request, prompt))
-        grid = (
-            request.height // self.image_processor.downsample_factor,
-            request.width // self.image_processor.downsample_factor,
-        )
+        grid = request.grid(self.image_processor.downsample_factor)
         image_length = image_turn_length(*grid, self.row_ends) + len(self.tokenize(IMAGE_TURN_TAIL))
         if len(ids) + image_length > self.max_length:
             raise ValueError(
@@ -296,8 +303,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def prompt_text(self, request: ImageRequest, prompt: str) -> str:
         """The prompt of an image as text, placeholders spelled out."""
-        factor = self.image_processor.downsample_factor
-        grid = request.height // factor, request.width // factor
+        grid = request.grid(self.image_processor.downsample_factor)
         parts = {
             "instruction": fill(request.template, prompt=prompt, target_w=request.width, target_h=request.height),
             "size": "",
@@ -313,8 +319,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def image_turn_text(self, request: ImageRequest) -> str:
         """The image turn as text, from after its start mark to the end of the turn, with placeholders for codes."""
-        factor = self.image_processor.downsample_factor
-        return self._rows(request.height // factor, request.width // factor, CODE_PAD) + IMAGE_TURN_TAIL
+        return self._rows(*request.grid(self.image_processor.downsample_factor), CODE_PAD) + IMAGE_TURN_TAIL
 
     def _rows(self, grid_height: int, grid_width: int, cell: str) -> str:
         return join_rows(grid_height, grid_width, cell, ROW_END if self.row_ends else "")
@@ -419,10 +424,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(
                 f"`{name}` must be one for all or one a prompt, but got {len(values)} for {count} prompts."
             )
-        values = [default if entry is None else entry for entry in values]
-        if name == "negative_prompt":
-            return [check_prompt(entry, name) for entry in values]
-        return values
+        return [default if entry is None else entry for entry in values]
 
     # ------------------------------------------------------------------ understanding
 

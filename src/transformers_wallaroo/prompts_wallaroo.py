@@ -93,15 +93,22 @@ LAYOUTS: dict[str, dict[str, str]] = {
         EDIT.name: f"{_HEAD}{{source}}{{image}}{{instruction}}{{size}}{TURN_END}\n{GENERATE_START}",
     },
 }
+# Chinese characters, and text between quotation marks of either language.
+CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|『[^』]*』|《[^》]*》"
 # What stands between an image being made and the end of its turn.
 IMAGE_TURN_TAIL = f"{GENERATE_END}{TURN_END}\n"
 
 
 def language_of(prompt: str) -> str:
-    """`"zh"` where the prompt has at least as many Chinese characters as words of Latin letters, else `"en"`."""
-    chinese = len(re.findall(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]", prompt))
-    latin = len(re.findall(r"[A-Za-z]+", prompt))
-    return "zh" if chinese and chinese >= latin else "en"
+    """The language an instruction is written in: `"zh"` where it has more Chinese characters than words of Latin
+    letters, else `"en"`; as many of both, what stands first. Quoted text, such as what a sign says, does not count."""
+    plain = re.sub(QUOTED, " ", prompt)
+    letters = re.findall(rf"[{CHINESE}]|[A-Za-z]+", plain) or re.findall(rf"[{CHINESE}]|[A-Za-z]+", prompt)
+    chinese = sum(not letter.isascii() for letter in letters)
+    if 2 * chinese == len(letters):
+        return "zh" if letters and not letters[0].isascii() else "en"
+    return "zh" if 2 * chinese > len(letters) else "en"
 
 
 def fill(template: str, **values: object) -> str:

@@ -146,10 +146,13 @@ def test_the_tables_name_all_of_the_7b_model(full_size, released):
     )
 
 
-def test_check_keys_returns_whole_parts_only():
+def test_check_keys_lets_all_parts_be_missing_or_none():
     expected = {key: torch.Size([2]) for key in ("a.x", "a.y", "b.x", "b.y", "c")}
     entries = {key: (torch.zeros, torch.Size([2])) for key in ("a.x", "a.y", "c")}
-    assert check_keys(entries, expected, [], may_miss=("a.", "b.")) == ["b.x", "b.y"]
+    assert check_keys({"c": entries["c"]}, expected, [], may_miss=("a.", "b.")) == ["a.x", "a.y", "b.x", "b.y"]
+    assert check_keys(entries, expected, [], may_miss=("b.",)) == ["b.x", "b.y"]
+    with pytest.raises(CheckpointError, match=r"2 missing keys: b\.x, b\.y\."):
+        check_keys(entries, expected, [], may_miss=("a.", "b."))
     assert check_keys({**entries, "b.x": entries["c"], "b.y": entries["c"]}, expected, [], may_miss=("b.",)) == []
     with pytest.raises(CheckpointError, match=r"2 missing keys: b\.x, b\.y\."):
         check_keys(entries, expected, [], may_miss=("a.",))

@@ -12,7 +12,7 @@ from transformers_wallaroo import WallarooDataCollator, WallarooProcessor
 from transformers_wallaroo.image_grid_wallaroo import TokenType
 from transformers_wallaroo.prompts_wallaroo import TEMPLATES
 
-from reference import LOSSES
+from reference import LOSSES, assert_same
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 ASSISTANT = "<|im_start|>assistant\n"
@@ -75,12 +75,6 @@ def expected_labels(ids, start):
 
 def text_of(collate, sample):
     return collate.processor.tokenizer.decode(collate.encode(sample).ids)
-
-
-def assert_same(actual, expected):
-    assert set(actual) == set(expected)
-    for name in expected:
-        assert torch.equal(actual[name], expected[name]), name
 
 
 # ---------------------------------------------------------------------- one sample of each task
@@ -500,6 +494,37 @@ def test_messages_may_come_in_parts(collate):
     assert text == f"{SYSTEM}<|im_start|>user\nA\n{vision(20)}\nB<|im_end|>\n{ASSISTANT}A cat.<|im_end|>\n"
 
 
+def test_pictures_inside_the_messages_and_under_llavas_name(collate):
+    """transformers' own form, and `image` for `images`, give what `images` gives."""
+    picture = noise(60, 90)
+    expected = collate([question("<image>What?", images=[picture])])
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}]
+    assert_same(collate([{"task": "understand", "messages": messages}]), expected)
+    sample = question("<image>What?")
+    sample.pop("images")
+    assert_same(collate([{**sample, "image": picture}]), expected)
+
+
+def test_workers_of_a_loader_draw_apart(processor):
+    """Each starts with a copy of one generator; the loader's own seed tells them apart, and repeats them."""
+    collator = WallarooDataCollator(processor, generator=torch.Generator().manual_seed(0))
+
+    def masks():
+        loader = torch.utils.data.DataLoader(
+            [edit(height=64, width=64)] * 4,
+            batch_size=1,
+            num_workers=2,
+            collate_fn=collator,
+            generator=torch.Generator().manual_seed(5),
+        )
+        return [tuple(batch["source_mask"].flatten().tolist()) for batch in loader]
+
+    first = masks()
+    assert len(set(first)) == 4
+    assert masks() == first
+
+
 # ---------------------------------------------------------------------- errors
 
 
@@ -518,10 +543,13 @@ def test_batch_needs_a_sample(collate):
 @pytest.mark.parametrize(
     ("sample", "complaint"),
     [
-        ({"prompt": "a cat"}, r"Sample 1: it has no 'task', only \['prompt'\]"),
+        ({"prompt": "a cat"}, r"Sample 1: it must be a dict with a 'task', but is \{'prompt': 'a cat'\}"),
         (drawing(image=None), "Sample 1: the task 'generate' needs 'image'"),
         (drawing(prompt=None), "Sample 1: the task 'generate' needs 'prompt'"),
         (edit(source_image=None), "Sample 1: the task 'edit' needs 'source_image'"),
+        (5, "Sample 1: it must be a dict with a 'task', but is 5"),
+        (drawing(source_image=noise(9, 9)), "Sample 1: the task 'generate' takes no 'source_image'; is it an edit"),
+        (edit(source_mask="x"), "Sample 1: `source_mask` must be bools, one a source cell, but got 'x'"),
         ({"task": "edit"}, "Sample 1: the task 'edit' needs 'prompt', 'image', 'source_image'"),
         (drawing(task="draw"), "`task` must be one of 'understand', 'generate', 'edit', but got 'draw'"),
         (drawing(height=None), "`height` and `width` go together"),

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..image_grid_wallaroo import UNDERSTAND, ImageTask, Task, get_task
 from ..image_processing_wallaroo import to_rgb
-from ..processing_wallaroo import WallarooProcessor
+from ..modeling_wallaroo import IGNORE_INDEX
+from ..processing_wallaroo import PICTURE_KEYS, WallarooProcessor
 from ..prompts_wallaroo import (
     IMAGE_PAD,
     SYSTEM_PROMPT,
@@ -24,7 +25,6 @@ from ..prompts_wallaroo import (
     insert_images,
 )
 
-IGNORE_INDEX = -100
 # What LLaVA-style conversations call the speakers.
 ROLES = {"human": "user", "gpt": "assistant"}
 
@@ -62,7 +62,8 @@ class WallarooDataCollator:
         processor (`WallarooProcessor`): tokens, templates and sizes.
         mask_ratio (`float`): share of the source cells of an edit that are hidden (paper section 4.1).
         unconditional_probability (`float`): share of image samples with an empty prompt, and a black source.
-        generator (`torch.Generator`, *optional*): for templates, masks and dropout; torch's global state else.
+        generator (`torch.Generator`, *optional*): for templates, masks and dropout; torch's global state else. In a
+            data loader's workers it is seeded from the loader's own seed, which differs by worker and epoch.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class WallarooDataCollator:
         self.mask_ratio = mask_ratio
         self.unconditional_probability = unconditional_probability
         self.generator = generator
+        self._worker_seed: int | None = None
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Encodes and right-pads samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`."""
         if not samples:
             raise ValueError("`samples` must hold at least one sample.")
+        self._part_from_other_workers()
         rows = [self.encode(sample, index) for index, sample in enumerate(samples)]
         length = max(len(row.ids) for row in rows)
         shape = (len(rows), length)
@@ -101,11 +104,18 @@ class WallarooDataCollator:
         batch.update(self._pixels(rows))
         return batch
 
+    def _part_from_other_workers(self) -> None:
+        """Gives the generator of a data loader's worker a stream of its own: each starts with the same copy."""
+        worker = torch.utils.data.get_worker_info()
+        if self.generator is not None and worker is not None and worker.seed != self._worker_seed:
+            self._worker_seed = worker.seed
+            self.generator.manual_seed(worker.seed)
+
     def encode(self, sample: Mapping[str, Any], index: int = 0) -> EncodedSample:
         """One sample as a row; errors name the sample's place in the batch."""
         try:
-            if "task" not in sample:
-                raise ValueError(f"it has no 'task', only {sorted(sample)}.")
+            if not isinstance(sample, Mapping) or "task" not in sample:
+                raise ValueError(f"it must be a dict with a 'task', but is {sample!r}.")
             task = get_task(sample["task"])
             row = self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
             if len(row.ids) > self.processor.max_length:
@@ -124,6 +134,9 @@ class WallarooDataCollator:
         missing = [name for name in names if sample.get(name) is None]
         if missing:
             raise ValueError(f"the task {task.name!r} needs {', '.join(map(repr, missing))}.")
+        misplaced = [name for name in ("source_image", "source_mask") if sample.get(name) is not None]
+        if misplaced and not task.has_source:
+            raise ValueError(f"the task {task.name!r} takes no {', '.join(map(repr, misplaced))}; is it an edit?")
         processor, prompt = self.processor, check_prompt(sample["prompt"], "prompt")
         target = to_rgb(sample["image"], "image")
         source = to_rgb(sample["source_image"], "source_image") if task.has_source else None
@@ -153,7 +166,10 @@ class WallarooDataCollator:
         cells = size[0] * size[1] // self.processor.image_processor.downsample_factor**2
         given = sample.get("source_mask")
         if given is not None:
-            mask = torch.as_tensor(given).bool().flatten()
+            try:
+                mask = torch.as_tensor(given).bool().flatten()
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(f"`source_mask` must be bools, one a source cell, but got {given!r}.") from error
             if len(mask) != cells:
                 raise ValueError(f"`source_mask` has {len(mask)} values, but the source has {cells} cells.")
             return mask
@@ -175,10 +191,10 @@ class WallarooDataCollator:
         """Every assistant turn is learned, its end mark and newline included."""
         if sample.get("videos") is not None or sample.get("video") is not None:
             raise ValueError("videos are no training samples yet; take their frames as 'images'.")
-        images = sample.get("images")
+        images = sample.get("images", sample.get("image"))
         images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-        seen = [to_rgb(image) for image in images]
-        turns = self._turns(sample, len(seen))
+        turns, placed = self._turns(sample, len(images))
+        seen = [to_rgb(image) for image in images or placed]
         ids: list[int] = []
         labels: list[int] = []
         remaining = iter(seen)
@@ -193,12 +209,14 @@ class WallarooDataCollator:
         """As the processor tokenizes a chat: size indicators in it are what the tokenizer says, whatever the layout."""
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _turns(self, sample: Mapping[str, Any], num_images: int) -> list[tuple[str, str]]:
-        """(role, text) of each turn with a vision block for each picture, the system turn first."""
+    def _turns(self, sample: Mapping[str, Any], num_images: int) -> tuple[list[tuple[str, str]], list[Any]]:
+        """(role, text) of each turn with a vision block for each picture, the system turn first; and the pictures
+        that the messages themselves hold."""
         messages = sample.get("messages") or sample.get("conversations")
         if not isinstance(messages, (list, tuple)):
             raise ValueError(f"'messages' or 'conversations' must be a list of turns, but got {messages!r}.")
-        turns = [self._turn(message) for message in messages]
+        held: list[Any] = []
+        turns = [self._turn(message, held) for message in messages]
         if not any(role == "assistant" for role, _ in turns):
             raise ValueError("it has no assistant turn, so that there is nothing to learn.")
         if turns[0][0] != "system":
@@ -206,13 +224,14 @@ class WallarooDataCollator:
         placed = sum(text.count(VISION_BLOCK) for _, text in turns)
         if placed == 0 and num_images:
             turns[1] = (turns[1][0], VISION_BLOCK * num_images + turns[1][1])
-        elif placed != num_images:
-            raise ValueError(f"it has {num_images} images, but its messages place {placed}.")
-        return turns
+        elif placed != (num_images or len(held)):
+            raise ValueError(f"it has {num_images or len(held)} images, but its messages place {placed}.")
+        return turns, held
 
     @staticmethod
-    def _turn(message: Any) -> tuple[str, str]:
-        """Role and text of a message, in the words of transformers or of LLaVA; pictures as vision blocks."""
+    def _turn(message: Any, held: list[Any]) -> tuple[str, str]:
+        """Role and text of a message, in the words of transformers or of LLaVA; pictures as vision blocks. A picture
+        that a part of the message holds is added to `held`."""
         fields = message if isinstance(message, Mapping) else {}
         role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
         role = ROLES.get(role, role)
@@ -226,6 +245,7 @@ class WallarooDataCollator:
                 texts.append(insert_images(part["text"]))
             elif part.get("type") == "image":
                 texts.append(VISION_BLOCK)
+                held += [part[name] for name in PICTURE_KEYS if part.get(name) is not None][:1]
             else:
                 raise ValueError(f"it has a message part that is neither text nor image: {part!r}.")
         return role, "".join(texts)
