@@ -5,7 +5,8 @@
         --vq-checkpoint vq_ds16_t2i.pt --output wallaroo-7b --dtype bfloat16
 
 The widths of adapters, heads and VQ tokenizer follow from the weights. Every key is accounted for: an unknown, missing
-or misshaped one stops the conversion. Checkpoints of stages 1 to 3 get the parts of stage 4 newly initialised. The VQ
+or misshaped one stops the conversion. Checkpoints of stages 1 to 3 get the parts of stage 4 newly initialised; say
+`--stage` for them, so that the prompts are those of their training. The VQ
 tokenizer stays in fp32 whatever the dtype. The output folder appears whole or not at all.
 """
 
@@ -41,12 +42,13 @@ def convert(
     output: str | Path,
     dtype: torch.dtype = torch.bfloat16,
     max_shard_size: str = "5GB",
+    stage: str = "4",
 ) -> list[str]:
     """Converts, and returns a line for each dropped key and each newly initialised weight."""
     base_config = read_base(base)
     state, vq_state = load_pickled(checkpoint, "state_dict"), load_pickled(vq_checkpoint, "model")
     vq_config = infer_vq_config(vq_state)
-    processor = make_processor(base, downsample_factor=vq_config.downsample_factor)
+    processor = make_processor(base, vq_config.downsample_factor, stage)
     config = make_config(base_config, vq_config, infer_mlp_sizes(state), processor.tokenizer)
     entries, _, unknown = rename_keys(state_dict_loaders(state), WALLAROO_KEYS)
     return write_wallaroo(
@@ -81,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.output,
             parse_dtype(options.dtype),
             options.max_shard_size,
+            options.stage,
         ),
         options,
     )

@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint", required=True, metavar="WALLAROO_DIR", help="Wallaroo folder, as converted or trained"
     )
-    add_arguments(parser, dtype=False)
+    add_arguments(parser, writes_wallaroo=False)
     options = parser.parse_args(arguments)
     return run(lambda: export_qwen(options.checkpoint, options.output, options.max_shard_size), options)
 

@@ -2,10 +2,10 @@
 """Makes a Wallaroo that is ready for stage 1 out of a Qwen2.5-VL folder and a VQ tokenizer.
 
     python conversion/init_from_qwen.py --base Qwen2.5-VL-3B-Instruct --vq-checkpoint vq_ds16_t2i.pt \\
-        --output wallaroo-3b-stage0
+        --stage 1 --output wallaroo-3b-stage0
 
 Language model, vision tower and VQ tokenizer are taken over; the adapters and image heads are newly initialised, the
-same each time. The output folder appears whole or not at all.
+same each time. `--stage 1` makes the prompts those of stage 1. The output folder appears whole or not at all.
 """
 
 import argparse
@@ -38,11 +38,12 @@ def init_from_qwen(
     output: str | Path,
     dtype: torch.dtype = torch.bfloat16,
     max_shard_size: str = "5GB",
+    stage: str = "4",
 ) -> list[str]:
     """Builds the checkpoint, and returns a line for each dropped key and each newly initialised weight."""
     base_config, vq_state = read_base(base), load_pickled(vq_checkpoint, "model")
     vq_config = infer_vq_config(vq_state)
-    processor = make_processor(base, downsample_factor=vq_config.downsample_factor)
+    processor = make_processor(base, vq_config.downsample_factor, stage)
     config = make_config(base_config, vq_config, {}, processor.tokenizer)
     entries, _, unknown = rename_keys(safetensors_loaders(base), QWEN_KEYS)
     return write_wallaroo(
@@ -68,7 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     return run(
         lambda: init_from_qwen(
-            options.base, options.vq_checkpoint, options.output, parse_dtype(options.dtype), options.max_shard_size
+            options.base,
+            options.vq_checkpoint,
+            options.output,
+            parse_dtype(options.dtype),
+            options.max_shard_size,
+            options.stage,
         ),
         options,
     )

@@ -94,6 +94,16 @@ RELEASED_MLP = {
 # The file by which these commands know a folder that they wrote.
 RECORD = "conversion.json"
 
+# Of each training stage, docs/protocol.md sections 3, 4 and 9: the side of its square images in pixels (`None` from the
+# multi-resolution stage on, which has row ends, size tokens and the table of sizes), and the most pixels of the ViT.
+STAGES: dict[str, tuple[int | None, int]] = {
+    "1": (384, 1003520),
+    "2": (384, 254016),
+    "3a": (512, 254016),
+    "3b": (None, 254016),
+    "4": (None, 188160),
+}
+
 Loader = Callable[[], torch.Tensor]
 
 
@@ -274,8 +284,9 @@ def make_config(
     )
 
 
-def make_processor(base_folder: str | os.PathLike, **kwargs: Any) -> WallarooProcessor:
-    """The processor for a Qwen2.5-VL folder's tokenizer and chat template, with the Wallaroo tokens added."""
+def make_processor(base_folder: str | os.PathLike, downsample_factor: int = 16, stage: str = "4") -> WallarooProcessor:
+    """The processor for a Qwen2.5-VL folder's tokenizer and chat template, with the Wallaroo tokens added and the
+    sizes, row ends and size tokens of a training stage."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_folder)
     except (OSError, ValueError) as error:
@@ -298,7 +309,19 @@ def make_processor(base_folder: str | os.PathLike, **kwargs: Any) -> WallarooPro
         raise CheckpointError(
             f"{base_folder} has no chat template: expected chat_template.json or one in the tokenizer."
         )
-    return WallarooProcessor(WallarooImageProcessor(**kwargs), add_wallaroo_tokens(tokenizer), chat_template=template)
+    side, max_pixels = STAGES[stage]
+    image_processor = WallarooImageProcessor(
+        size={"shortest_edge": 12544, "longest_edge": max_pixels},
+        buckets=None if side is None else [[1.0, side, side]],
+        downsample_factor=downsample_factor,
+    )
+    return WallarooProcessor(
+        image_processor,
+        add_wallaroo_tokens(tokenizer),
+        chat_template=template,
+        row_ends=side is None,
+        size_indicators="token" if side is None else "none",
+    )
 
 
 def make_generation_config(base_folder: str | os.PathLike) -> GenerationConfig:
@@ -537,6 +560,7 @@ def write_wallaroo(
     writes the folder. Returns a line for each dropped key and each newly initialised weight."""
     for part in (config, config.text_config, config.vision_config, config.vq_config):
         part.dtype = dtype
+    config.row_ends = processor.row_ends
     vq, dropped, vq_unknown = vq_entries(vq_state)
     entries = {**entries, **vq}
     drop_tied_head(entries, config)
@@ -559,14 +583,21 @@ def write_wallaroo(
 # ---------------------------------------------------------------------------------------------------- commands
 
 
-def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+def add_arguments(parser: argparse.ArgumentParser, writes_wallaroo: bool = True) -> None:
     """The options that every command has."""
     parser.add_argument(
         "--output", required=True, metavar="OUT", help="folder to write; it appears whole or not at all"
     )
-    if dtype:
+    if writes_wallaroo:
         choices = ("float32", "bfloat16", "float16")
         parser.add_argument("--dtype", default="bfloat16", choices=choices, help="of all but the VQ tokenizer")
+        parser.add_argument(
+            "--stage",
+            default="4",
+            choices=STAGES,
+            help="training stage whose prompts the processor makes: 1, 2 and 3a have square images, no row ends and no "
+            "size tokens (weights do not tell; default: %(default)s)",
+        )
     parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights; also bounds the memory used")
     parser.add_argument("--push-to-hub", metavar="REPO", help="also upload to this Hub repository")
 

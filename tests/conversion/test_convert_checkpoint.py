@@ -19,7 +19,16 @@ from reference import LOGITS, assert_close, case, images
 VQ = "model.vq_model."
 EDITING = ("model.source_adapter.", "model.editing_adapter.", "editing_head.")
 RELEASED_EDITING = ("pixel_adapter", "edit_input_adpater", "edit_image_head")
-OPTIONS = ("--base", "--checkpoint", "--vq-checkpoint", "--output", "--dtype", "--max-shard-size", "--push-to-hub")
+OPTIONS = (
+    "--base",
+    "--checkpoint",
+    "--vq-checkpoint",
+    "--output",
+    "--dtype",
+    "--stage",
+    "--max-shard-size",
+    "--push-to-hub",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -356,6 +365,26 @@ def test_parts_of_stage_1_must_be_there(released, refused):
     message = refused(convert_checkpoint.main, released.arguments())
     assert "3 missing keys" in message
     assert all(name in message for name in ("generation_head.fc1.weight", "fc1.bias", "generation_head.fc2.weight"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "max_pixels"),
+    [("1", (384, 384), 1003520), ("2", (384, 384), 254016), ("3a", (512, 512), 254016), ("3b", None, 254016)],
+)
+def test_the_processor_of_a_stage(stage, size, max_pixels, released):
+    """docs/protocol.md sections 3, 4 and 9: squares without row ends and size tokens up to 3a."""
+    assert convert_checkpoint.main(released.arguments("--stage", stage)) == 0
+    processor = AutoProcessor.from_pretrained(released.output)
+    assert processor.image_processor.size["longest_edge"] == max_pixels
+    assert processor.row_ends == AutoConfig.from_pretrained(released.output).row_ends == (size is None)
+    assert processor.size_indicators == ("token" if size is None else "none")
+    if size is not None:
+        assert processor.image_processor.bucket_of(9, 16) == size
+        text = processor.tokenizer.decode(processor(text="a cat", task="generate")["input_ids"][0])
+        assert "<indicator:" not in text
+        model = AutoModel.from_pretrained(released.output)
+        inputs = processor(text="a cat", task="generate", height=32, width=32, return_tensors="pt")
+        assert model.decode_image_tokens(model.generate(**inputs, seed=1))[0].shape == (3, 32, 32)
 
 
 # ------------------------------------------------------------------ widths
