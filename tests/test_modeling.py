@@ -188,7 +188,6 @@ def test_tiny_model_initialises_its_parts(model):
 
 
 def test_device_map_auto(converted, model, processor):
-    pytest.importorskip("accelerate")
     placed = AutoModel.from_pretrained(converted, device_map="auto")
     inputs = processor(
         text="a fox", images=images("edit_source_0.png"), task="edit", height=32, width=48, return_tensors="pt"
