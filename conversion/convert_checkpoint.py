@@ -26,7 +26,6 @@ from wallaroo_checkpoints import (
     make_config,
     make_generation_config,
     make_processor,
-    parse_dtype,
     read_base,
     rename_keys,
     run,
@@ -74,19 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", required=True, metavar="X.ckpt", help="released training checkpoint")
     parser.add_argument("--vq-checkpoint", required=True, metavar="vq_ds16_t2i.pt", help="LlamaGen's VQ tokenizer")
     add_arguments(parser)
-    options = parser.parse_args(arguments)
-    return run(
-        lambda: convert(
-            options.base,
-            options.checkpoint,
-            options.vq_checkpoint,
-            options.output,
-            parse_dtype(options.dtype),
-            options.max_shard_size,
-            options.stage,
-        ),
-        options,
-    )
+    return run(convert, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ tokenizer keeps Wallaroo's added tokens, which the embedding table has rows for 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import (
@@ -26,7 +27,6 @@ from wallaroo_checkpoints import (
     EXPORT_KEYS,
     CheckpointError,
     add_arguments,
-    change_tokenizer_config,
     check_keys,
     expected_shapes,
     rename_keys,
@@ -94,14 +94,21 @@ def save_processor(folder: Path, processor: WallarooProcessor) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def change_tokenizer_config(folder: Path, values: Mapping[str, str | None]) -> None:
+    """Sets fields of tokenizer_config.json, `None` takes one out; so does what says how the tokenizer was loaded."""
+    path = folder / "tokenizer_config.json"
+    content = {**json.loads(path.read_text(encoding="utf-8")), "is_local": None, "local_files_only": None, **values}
+    keep = {key: value for key, value in content.items() if value is not None or key in ("bos_token", "unk_token")}
+    path.write_text(json.dumps(keep, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", required=True, metavar="WALLAROO_DIR", help="Wallaroo folder, as converted or trained"
     )
     add_arguments(parser, writes_wallaroo=False)
-    options = parser.parse_args(arguments)
-    return run(lambda: export_qwen(options.checkpoint, options.output, options.max_shard_size), options)
+    return run(export_qwen, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from wallaroo_checkpoints import (
     make_config,
     make_generation_config,
     make_processor,
-    parse_dtype,
     read_base,
     rename_keys,
     run,
@@ -66,18 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, metavar="QWEN_DIR", help="Qwen2.5-VL folder, with its weights")
     parser.add_argument("--vq-checkpoint", required=True, metavar="vq_ds16_t2i.pt", help="LlamaGen's VQ tokenizer")
     add_arguments(parser)
-    options = parser.parse_args(arguments)
-    return run(
-        lambda: init_from_qwen(
-            options.base,
-            options.vq_checkpoint,
-            options.output,
-            parse_dtype(options.dtype),
-            options.max_shard_size,
-            options.stage,
-        ),
-        options,
-    )
+    return run(init_from_qwen, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

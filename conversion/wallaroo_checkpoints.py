@@ -104,6 +104,8 @@ STAGES: dict[str, tuple[int | None, int]] = {
     "4": (None, 188160),
 }
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 Loader = Callable[[], torch.Tensor]
 
 
@@ -531,15 +533,6 @@ def save_code_and_configs(
     config.save_pretrained(folder)
     generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
-    change_tokenizer_config(folder, {})
-
-
-def change_tokenizer_config(folder: Path, values: Mapping[str, str | None]) -> None:
-    """Sets fields of tokenizer_config.json, `None` takes one out; so does what says how the tokenizer was loaded."""
-    path = folder / "tokenizer_config.json"
-    content = {**json.loads(path.read_text(encoding="utf-8")), "is_local": None, "local_files_only": None, **values}
-    keep = {key: value for key, value in content.items() if value is not None or key in ("bos_token", "unk_token")}
-    path.write_text(json.dumps(keep, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_wallaroo(
@@ -589,8 +582,7 @@ def add_arguments(parser: argparse.ArgumentParser, writes_wallaroo: bool = True)
         "--output", required=True, metavar="OUT", help="folder to write; it appears whole or not at all"
     )
     if writes_wallaroo:
-        choices = ("float32", "bfloat16", "float16")
-        parser.add_argument("--dtype", default="bfloat16", choices=choices, help="of all but the VQ tokenizer")
+        parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of all but the VQ tokenizer")
         parser.add_argument(
             "--stage",
             default="4",
@@ -602,10 +594,14 @@ def add_arguments(parser: argparse.ArgumentParser, writes_wallaroo: bool = True)
     parser.add_argument("--push-to-hub", metavar="REPO", help="also upload to this Hub repository")
 
 
-def run(command: Callable[[], list[str]], options: argparse.Namespace) -> int:
-    """Runs a command, prints what it reports, uploads where asked to. Returns the exit status."""
+def run(command: Callable[..., list[str]], options: argparse.Namespace) -> int:
+    """Runs a command with the options of its parameters' names, prints what it reports, uploads where asked to.
+    Returns the exit status."""
+    arguments = {name: value for name, value in vars(options).items() if name != "push_to_hub"}
+    if "dtype" in arguments:
+        arguments["dtype"] = DTYPES[options.dtype]
     try:
-        report = command()
+        report = command(**arguments)
     except CheckpointError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -626,8 +622,3 @@ def upload(folder: str, repo_id: str) -> int:
         return 1
     sys.stdout.write(f"pushed to {repo_id}\n")
     return 0
-
-
-def parse_dtype(name: str) -> torch.dtype:
-    """`float32`, `bfloat16` or `float16`."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

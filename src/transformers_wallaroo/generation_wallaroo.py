@@ -170,6 +170,7 @@ class _Decoder:
     def __init__(self, model, task: ImageTask, plan: ImagePlan, cache: Cache | None, repeats: int):
         self.model, self.task, self.plan, self.cache, self.repeats = model, task, plan, cache, repeats
         self.mask: torch.Tensor | None = None
+        self.next_position: torch.Tensor  # of each row, known after the prefill
         # Embeddings and positions so far, kept only without a cache.
         self.history: list[torch.Tensor] = []
         self.history_positions: list[torch.Tensor] = []

@@ -279,13 +279,12 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         data = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
         factor = self.image_processor.downsample_factor
         data["target_grid"] = np.array([request.grid(factor) for request in requests], dtype=np.int64)
-        sources = [request.source for request in requests if request.source is not None]
-        if sources:
+        edits = [request for request in requests if request.source is not None]
+        if edits:
+            sources, sizes = [edit.source for edit in edits], [(edit.height, edit.width) for edit in edits]
             seen = self.image_processor(sources, return_tensors="np")
             data.update(pixel_values=seen["pixel_values"], image_grid_thw=seen["image_grid_thw"])
-            data["source_pixel_values"], data["source_grid"] = self.image_processor.preprocess_cells(
-                sources, [(request.height, request.width) for request in requests]
-            )
+            data["source_pixel_values"], data["source_grid"] = self.image_processor.preprocess_cells(sources, sizes)
         return data
 
     def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
@@ -311,11 +310,14 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         if self.size_indicators != "none":
             parts["size"] = f" <indicator:{request.height}><indicator:{request.width}>"
         if request.source is not None:
-            patches = math.prod(self.image_processor.vision_grid(request.source.height, request.source.width))
-            patches //= self.image_processor.merge_size**2
             parts["source"] = f"{PIXEL_START}{self._rows(*grid, IMAGE_PAD)}{PIXEL_END}"
-            parts["image"] = f"{VISION_START}{IMAGE_PAD * patches}{VISION_END}"
+            parts["image"] = self.vision_block(request.source)
         return fill(self.layouts[request.layout][request.task.name], **parts)
+
+    def vision_block(self, picture: Image.Image) -> str:
+        """The text of a picture that the vision tower sees: a placeholder for each of its features, between marks."""
+        patches = math.prod(self.image_processor.vision_grid(picture.height, picture.width))
+        return f"{VISION_START}{IMAGE_PAD * (patches // self.image_processor.merge_size**2)}{VISION_END}"
 
     def image_turn_text(self, request: ImageRequest) -> str:
         """The image turn as text, from after its start mark to the end of the turn, with placeholders for codes."""

@@ -13,6 +13,7 @@ from transformers_wallaroo.configuration_wallaroo import MLP_NAMES
 
 import wallaroo_checkpoints
 from wallaroo_checkpoints import (
+    DTYPES,
     EXPORT_KEYS,
     QWEN_KEYS,
     VQ_KEYS,
@@ -24,7 +25,6 @@ from wallaroo_checkpoints import (
     infer_mlp_sizes,
     infer_vq_config,
     load_pickled,
-    parse_dtype,
     rename_keys,
     safetensors_loaders,
     state_dict_loaders,
@@ -205,5 +205,5 @@ def test_expected_shapes_are_those_of_the_model(converted):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_parse_dtype(name):
-    assert parse_dtype(name) is getattr(torch, name)
+def test_dtypes_by_name(name):
+    assert DTYPES[name] is getattr(torch, name)

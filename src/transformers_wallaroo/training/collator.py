@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -14,13 +13,10 @@ from ..image_processing_wallaroo import to_rgb
 from ..modeling_wallaroo import IGNORE_INDEX
 from ..processing_wallaroo import PICTURE_KEYS, WallarooProcessor
 from ..prompts_wallaroo import (
-    IMAGE_PAD,
     SYSTEM_PROMPT,
     TURN_END,
     TURN_START,
     VISION_BLOCK,
-    VISION_END,
-    VISION_START,
     check_prompt,
     insert_images,
 )
@@ -255,10 +251,7 @@ class WallarooDataCollator:
         parts = text.split(VISION_BLOCK)
         expanded = parts[0]
         for part in parts[1:]:
-            image = next(images)
-            grid = self.processor.image_processor.vision_grid(image.height, image.width)
-            patches = int(np.prod(grid)) // self.processor.image_processor.merge_size**2
-            expanded += f"{VISION_START}{IMAGE_PAD * patches}{VISION_END}{part}"
+            expanded += self.processor.vision_block(next(images)) + part
         return expanded
 
     # ------------------------------------------------------------------ pixels
