@@ -54,7 +54,7 @@ def test_mixed_batch_has_every_loss(model, batch):
     out = model(**batch)
     assert sorted(out.losses) == ["edit_image", "edit_text", "generate_image", "generate_text", "understand_text"]
     assert out.logits is None
-    assert_close(out.loss, torch.stack(list(out.losses.values())).sum(), 1e-6)
+    assert_close(out.loss, torch.stack(list(out.losses.values())).sum(), 2e-5)
 
 
 def test_losses_of_a_mixed_batch_are_those_of_its_parts(model, batch, processor):

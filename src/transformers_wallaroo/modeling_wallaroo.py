@@ -2,7 +2,7 @@
 """Wallaroo: Qwen2.5-VL plus a VQ image tokenizer, three adapters and two more heads (paper section 3.1)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ from .pipeline_wallaroo import WallarooPipeline  # named here so that its file t
 
 # The label that the losses pass over, as everywhere in torch and transformers.
 IGNORE_INDEX = -100
+# The losses in the order in which `num_items_in_batch` counts their labels.
+LOSS_NAMES = ("understand_text", "generate_text", "generate_image", "edit_text", "edit_image")
 # A masked source cell: every component of its latent, before the source adapter (docs/protocol.md section 6).
 MASKED_LATENT = -1.0
 
@@ -53,6 +55,26 @@ class WallarooMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(hidden_states.to(self.fc1.weight.dtype))))
+
+
+def loss_positions(
+    labels: torch.Tensor, mm_token_type_ids: torch.Tensor, task_ids: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """Which labels belong to which loss: for each of `LOSS_NAMES` bools `(batch_size, sequence_length - 1)`, after the
+    shift. The arguments are those of `WallarooForConditionalGeneration.forward`."""
+    labels, types = labels[:, 1:], mm_token_type_ids[:, 1:]
+    if task_ids is None:
+        task_ids = labels.new_full((labels.shape[0],), UNDERSTAND.index)
+        for image_task in (GENERATE, EDIT):
+            task_ids[(types == image_task.code_type).any(dim=1)] = image_task.index
+    task_ids = task_ids[:, None] if task_ids.ndim == 1 else task_ids[:, 1:]
+    positions = {}
+    for name in LOSS_NAMES:
+        task = TASKS[name.split("_")[0]]
+        labelled = (labels != IGNORE_INDEX) & (task_ids == task.index)
+        is_code = types == task.code_type if isinstance(task, ImageTask) else torch.zeros_like(labelled)
+        positions[name] = labelled & (is_code if name.endswith("_image") else ~is_code)
+    return positions
 
 
 class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
@@ -189,18 +211,27 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
 
     def embed_source(
         self,
-        source_pixel_values: torch.Tensor,
+        source_pixel_values: torch.Tensor | None,
         source_grid: torch.Tensor,
         source_mask: torch.Tensor | None = None,
+        source_latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Language-model embeddings of the source cells of all images, one after the other.
 
         Args:
             source_pixel_values, source_grid: as for `encode_images`.
+            source_latents (`torch.FloatTensor` of shape `(num_images, max_cells, embed_dim)`): instead of pixels, what
+                the VQ tokenizer makes of them, in raster order and padded at the end (cached data sets).
             source_mask (`torch.BoolTensor` of shape `(num_images, max_cells)`): cells, in raster order, whose latent
                 becomes -1 before the adapter (training only, paper section 4.1).
         """
-        _, latents = self.encode_images(source_pixel_values, source_grid)
+        if source_latents is not None:
+            latents = [
+                cells[:count] for cells, count in zip(source_latents, source_grid.prod(-1).tolist(), strict=True)
+            ]
+        else:
+            assert source_pixel_values is not None
+            _, latents = self.encode_images(source_pixel_values, source_grid)
         if source_mask is not None:
             latents = [
                 cells.masked_fill(mask[: len(cells), None].to(cells.device), MASKED_LATENT)
@@ -220,6 +251,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         source_pixel_values: torch.Tensor | None = None,
         source_grid: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
+        source_latents: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Embeds each position by its token type, see `TokenType`: `(batch_size, sequence_length, hidden_size)`.
@@ -238,8 +270,10 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for modality, token_type in (("image", TokenType.IMAGE), ("video", TokenType.VIDEO)):
             if encoded.get(modality) is not None:
                 parts[token_type] = torch.cat(list(encoded[modality].pooler_output))
-        if source_pixel_values is not None and source_grid is not None:
-            parts[TokenType.SOURCE_CELL] = self.embed_source(source_pixel_values, source_grid, source_mask)
+        if source_grid is not None and (source_pixel_values is not None or source_latents is not None):
+            parts[TokenType.SOURCE_CELL] = self.embed_source(
+                source_pixel_values, source_grid, source_mask, source_latents
+            )
         for task in (GENERATE, EDIT):
             codes = input_ids[mm_token_type_ids == task.code_type] - self.config.text_vocab_size
             if codes.numel():
@@ -256,7 +290,26 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for token_type, part in parts.items():
             mask = (mm_token_type_ids == token_type).unsqueeze(-1).to(embeds.device)
             embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
+        if self.training:
+            embeds = embeds + self._touch_unused(parts).to(embeds.device, embeds.dtype)
         return embeds
+
+    def _touch_unused(self, parts: dict[TokenType, torch.Tensor]) -> torch.Tensor:
+        """Zero, by way of every part that this batch has no work for.
+
+        Processes that train together must run the same modules in every step, whatever tasks their share of the batch
+        holds: else DDP waits for a gradient, FSDP and ZeRO-3 for a weight.
+        """
+        nothing = self.vq_model.quantize.embedding.weight.new_zeros(0, self.config.vq_config.embed_dim)
+        adapters = {TokenType.SOURCE_CELL: "source_adapter", **{task.code_type: task.adapter for task in (GENERATE, EDIT)}}
+        zero = sum(getattr(self, name)(nothing).sum() for kind, name in adapters.items() if kind not in parts)
+        if TokenType.IMAGE not in parts and torch.distributed.is_available() and torch.distributed.is_initialized():
+            merge, vision = self.config.vision_config.spatial_merge_size, self.config.vision_config
+            values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+            weight = self.vq_model.quantize.embedding.weight
+            patches, grid = weight.new_zeros(merge**2, values), torch.tensor([[1, merge, merge]], device=weight.device)
+            zero = zero + 0.0 * sum(feature.sum() for feature in self.get_image_features(patches, grid).pooler_output)
+        return torch.as_tensor(zero)
 
     def _check_codes(self, codes: torch.Tensor) -> None:
         smallest, largest = int(codes.min()), int(codes.max())
@@ -284,6 +337,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         source_pixel_values: torch.Tensor | None = None,
         source_grid: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
+        source_latents: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -303,6 +357,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
                 source_pixel_values=source_pixel_values,
                 source_grid=source_grid,
                 source_mask=source_mask,
+                source_latents=source_latents,
                 mm_encoder_outputs=mm_encoder_outputs,
             )
         if position_ids is None:
@@ -364,9 +419,12 @@ class WallarooForConditionalGeneration(
         source_pixel_values: torch.Tensor | None = None,
         source_grid: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
+        source_latents: torch.Tensor | None = None,
         target_pixel_values: torch.Tensor | None = None,
         target_grid: torch.Tensor | None = None,
         task_ids: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | None = None,
+        loss_weights: Mapping[str, float] | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> WallarooOutput:
@@ -378,13 +436,20 @@ class WallarooForConditionalGeneration(
             mm_token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see `TokenType`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): ids of the one id space, -100 where
                 there is no loss. They are shifted here, as in every transformers model.
-            source_pixel_values, source_grid, source_mask: the source images of editing, see
+            position_ids (`torch.LongTensor` of shape `(3 or 4, batch_size, sequence_length)`): by default found from the
+                other inputs. Rows of several samples need all 4, text positions first, as `pack` makes them.
+            source_pixel_values, source_grid, source_mask, source_latents: the source images of editing, see
                 `WallarooModel.embed_source`.
             target_pixel_values (`torch.FloatTensor` of shape `(num_images, 3, max_height, max_width)`): images to be
                 learned, RGB in `[-1, 1]`; their codes take the place of the placeholders in `input_ids` and `labels`.
                 Leave it out where `input_ids` holds the codes already.
             target_grid (`torch.LongTensor` of shape `(num_images, 2)`): their sizes in cells.
-            task_ids (`torch.LongTensor` of shape `(batch_size,)`): the task of each row, see `Task.index`.
+            task_ids (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, sequence_length)`): the task of each
+                row, or of each position where a row holds several samples; see `Task.index`.
+            num_items_in_batch (`torch.Tensor` of shape `(5,)`): labels of each loss, in the order of `LOSS_NAMES`, that
+                the losses are divided by. By default those of this batch; `WallarooTrainer` passes those of all
+                batches of a step, on all processes.
+            loss_weights (`dict[str, float]`): weight in `loss` of each task, 1 where it is not named.
             mm_encoder_outputs: what transformers' `generate` hands over in place of pixels, see `embed_inputs`.
             logits_to_keep: as in transformers. Without labels, `logits` come from the text head, or from the image
                 head where every row's task is one and the same image task.
@@ -420,14 +485,16 @@ class WallarooForConditionalGeneration(
             source_pixel_values=source_pixel_values,
             source_grid=source_grid,
             source_mask=source_mask,
+            source_latents=source_latents,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
         loss, losses, logits = None, None, None
         if labels is not None:
-            losses = self._losses(hidden_states, labels, mm_token_type_ids, task_ids)
-            loss = torch.stack(list(losses.values())).sum() if losses else hidden_states.sum() * 0.0
+            losses, loss = self._losses(hidden_states, labels, mm_token_type_ids, task_ids, num_items_in_batch)
+            for name, value in losses.items():
+                loss = loss + value * (loss_weights or {}).get(name.split("_")[0], 1.0)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = getattr(self, self._task_of(task_ids).head)(hidden_states[:, kept])
@@ -512,35 +579,36 @@ class WallarooForConditionalGeneration(
         codes, _ = self.model.encode_images(target_pixel_values, target_grid)
         ids = torch.cat(codes).to(input_ids.device) + self.config.text_vocab_size
         is_code = (mm_token_type_ids == GENERATE.code_type) | (mm_token_type_ids == EDIT.code_type)
+        is_code &= input_ids == self.config.generate_image_pad_token_id
         if int(is_code.sum()) != len(ids):
             raise ValueError(
                 f"`target_grid` describes {len(ids)} cells, but `mm_token_type_ids` has {int(is_code.sum())} code "
-                "positions. Pass the batch as the collator made it."
+                "placeholders. Pass the batch as the collator made it."
             )
         input_ids = input_ids.masked_scatter(is_code, ids)
         return input_ids, torch.where(is_code & (labels != IGNORE_INDEX), input_ids, labels)
 
-    def _losses(self, hidden_states, labels, mm_token_type_ids, task_ids) -> dict[str, torch.Tensor]:
-        """Mean cross entropy of each task's text labels and code labels; logits at labelled positions only."""
-        labels, label_types, hidden_states = labels[:, 1:], mm_token_type_ids[:, 1:], hidden_states[:, :-1]
-        if task_ids is None:
-            task_ids = labels.new_full((labels.shape[0],), UNDERSTAND.index)
-            for image_task in (GENERATE, EDIT):
-                task_ids[(label_types == image_task.code_type).any(dim=1)] = image_task.index
+    def _losses(
+        self, hidden_states, labels, mm_token_type_ids, task_ids, counts=None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Mean cross entropy of each task's text labels and code labels, logits at labelled positions only; and a zero
+        by way of the heads that have nothing to learn, see `WallarooModel._touch_unused`."""
+        positions = loss_positions(labels, mm_token_type_ids, task_ids)
+        labels, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
         losses: dict[str, torch.Tensor] = {}
-        for task in TASKS.values():
-            labelled = (labels != IGNORE_INDEX) & (task_ids == task.index).unsqueeze(1)
-            is_code = labelled & (label_types == task.code_type) if isinstance(task, ImageTask) else labelled & False
-            for kind, where, head, offset in (
-                ("text", labelled & ~is_code, self.lm_head, 0),
-                ("image", is_code, getattr(self, task.head), self.config.text_vocab_size),
-            ):
-                if bool(where.any()):
-                    where = where.to(hidden_states.device)
-                    logits = head(hidden_states[where]).float()
-                    targets = labels.to(hidden_states.device)[where] - offset
-                    losses[f"{task.name}_{kind}"] = nn.functional.cross_entropy(logits, targets.to(logits.device))
-        return losses
+        nothing = hidden_states.new_zeros((), dtype=torch.float32)
+        for index, (name, where) in enumerate(positions.items()):
+            task, is_code = TASKS[name.split("_")[0]], name.endswith("_image")
+            count = int(where.sum()) if counts is None else float(counts[index])
+            where = where.to(hidden_states.device)
+            logits = getattr(self, task.head if is_code else "lm_head")(hidden_states[where]).float()
+            targets = labels[where] - (self.config.text_vocab_size if is_code else 0)
+            total = nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
+            if count > 0:
+                losses[name] = total / count
+            else:
+                nothing = nothing + total.to(nothing.device)
+        return losses, nothing
 
     def _task_of(self, task_ids: torch.Tensor | None) -> Task:
         """The one task of all rows; understanding where it is not noted or not one."""

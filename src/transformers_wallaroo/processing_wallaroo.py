@@ -58,6 +58,10 @@ def add_wallaroo_tokens(tokenizer: Any) -> Any:
     return tokenizer
 
 
+class TooLongError(ValueError):
+    """A prompt or sample of more tokens than the limit."""
+
+
 @dataclass
 class ImageRequest:
     """One image to be made: everything its prompt depends on but the prompt itself.
@@ -293,7 +297,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         grid = request.grid(self.image_processor.downsample_factor)
         image_length = image_turn_length(*grid, self.row_ends) + len(self.tokenize(IMAGE_TURN_TAIL))
         if len(ids) + image_length > self.max_length:
-            raise ValueError(
+            raise TooLongError(
                 f"`text` gives a prompt of {len(ids)} tokens, with {image_length} for the image of {request.height} x "
                 f"{request.width} pixels, but the limit is {self.max_length} (`max_length`). Shorten it or take a "
                 "smaller size."

@@ -2,49 +2,29 @@
 """Samples of the three tasks to one batch of `model(**batch)` (docs/protocol.md sections 4 to 7 and 12)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 
-from ..image_grid_wallaroo import UNDERSTAND, ImageTask, Task, get_task
+from ..image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, get_task
 from ..image_processing_wallaroo import to_rgb
 from ..modeling_wallaroo import IGNORE_INDEX
-from ..processing_wallaroo import PICTURE_KEYS, WallarooProcessor
-from ..prompts_wallaroo import (
-    SYSTEM_PROMPT,
-    TURN_END,
-    TURN_START,
-    VISION_BLOCK,
-    check_prompt,
-    insert_images,
-)
+from ..processing_wallaroo import ImageRequest, TooLongError, WallarooProcessor
+from ..prompts_wallaroo import CODE_PAD, SYSTEM_PROMPT, TURN_END, TURN_START, VISION_BLOCK, check_prompt
+from .conversations import turns_of
+from .packing import EncodedSample, fill_rows, pack, pad
 
-# What LLaVA-style conversations call the speakers.
-ROLES = {"human": "user", "gpt": "assistant"}
+# Why a sample may be dropped, in the order in which `batch["dropped"]` counts.
+DROP_REASONS = ("too_long", "too_small", "bad_ratio")
 
 
-@dataclass
-class EncodedSample:
-    """One row of a batch.
+class DroppedSample(ValueError):
+    """A sample that the recipe does not want; `reason` is one of `DROP_REASONS`."""
 
-    Attributes:
-        task: the task of the sample.
-        ids, labels: of the one id space; a code that is not known yet is the code placeholder in both.
-        seen: pictures for the vision tower, in the order of their placeholders.
-        source, target: pictures for the VQ tokenizer, with their size (height, width) in pixels.
-        source_mask: bool a source cell, raster order; `True` cells are hidden from the model.
-    """
-
-    task: Task
-    ids: list[int]
-    labels: list[int]
-    seen: list[Image.Image] = field(default_factory=list)
-    source: Image.Image | None = None
-    target: Image.Image | None = None
-    size: tuple[int, int] | None = None
-    source_mask: torch.Tensor | None = None
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 class WallarooDataCollator:
@@ -52,14 +32,25 @@ class WallarooDataCollator:
 
     A sample is a dict: `{"task": "generate", "prompt", "image"}`, `{"task": "edit", "prompt", "source_image",
     "image"}` or `{"task": "understand", "messages" (or "conversations"), "images"}`, optionally with `template`,
-    `height` and `width` in pixels, and `source_mask` (bool a source cell, raster order).
+    `height` and `width` in pixels, `source_mask` (bool a source cell, raster order) and `seed`. A sample of a cached
+    data set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`, in place of `image`, and
+    `source_latents` and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
 
     Args:
         processor (`WallarooProcessor`): tokens, templates and sizes.
         mask_ratio (`float`): share of the source cells of an edit that are hidden (paper section 4.1).
         unconditional_probability (`float`): share of image samples with an empty prompt, and a black source.
         generator (`torch.Generator`, *optional*): for templates, masks and dropout; torch's global state else. In a
-            data loader's workers it is seeded from the loader's own seed, which differs by worker and epoch.
+            data loader's workers it is seeded from the loader's own seed, which differs by worker and epoch. A sample
+            that brings a `seed` does not use it: what it becomes depends on its seed alone.
+        pack_length (`int`, *optional*): tokens a row that samples are packed into, without seeing each other; 0 makes
+            one row of them all, which flash attention needs. By default each sample is a row of its own.
+        code_offset (`int`, *optional*): id of code 0, `config.text_vocab_size`; for samples with `codes`.
+        limits (`dict[str, int]`, *optional*): most tokens of a sample, by task; `processor.max_length` else.
+        min_side (`int`): longest side in pixels below which an image to be learned by `generate` is not wanted.
+        max_ratio (`float`, *optional*): longest side over shortest above which it is not.
+        drop (`bool`): leave samples out that break `limits`, `min_side` or `max_ratio`, and count them by
+            `DROP_REASONS` in `batch["dropped"]`; else they raise. Whatever is wrong otherwise always raises.
     """
 
     def __init__(
@@ -68,36 +59,67 @@ class WallarooDataCollator:
         mask_ratio: float = 0.6,
         unconditional_probability: float = 0.1,
         generator: torch.Generator | None = None,
+        *,
+        pack_length: int | None = None,
+        code_offset: int | None = None,
+        limits: Mapping[str, int] | None = None,
+        min_side: int = 0,
+        max_ratio: float | None = None,
+        drop: bool = False,
     ):
         for name, value in (("mask_ratio", mask_ratio), ("unconditional_probability", unconditional_probability)):
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], but got {value!r}.")
+        unknown = sorted(set(limits or {}) - set(TASKS))
+        if unknown:
+            raise ValueError(f"`limits` may name the tasks {', '.join(TASKS)}, but got {', '.join(unknown)}.")
         self.processor = processor
         self.mask_ratio = mask_ratio
         self.unconditional_probability = unconditional_probability
         self.generator = generator
+        self.pack_length = pack_length
+        self.code_offset = code_offset
+        self.limits = dict(limits or {})
+        self.min_side = min_side
+        self.max_ratio = max_ratio
+        self.drop = drop
         self._worker_seed: int | None = None
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Encodes and right-pads samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`."""
+        """Encodes samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`."""
         if not samples:
             raise ValueError("`samples` must hold at least one sample.")
         self._part_from_other_workers()
-        rows = [self.encode(sample, index) for index, sample in enumerate(samples)]
-        length = max(len(row.ids) for row in rows)
-        shape = (len(rows), length)
-        ids = torch.full(shape, self.processor.tokenizer.pad_token_id)
-        labels = torch.full(shape, IGNORE_INDEX)
-        mask, types = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        for index, row in enumerate(rows):
-            end = len(row.ids)
-            ids[index, :end] = torch.tensor(row.ids)
-            labels[index, :end] = torch.tensor(row.labels)
-            mask[index, :end] = 1
-            types[index, :end] = torch.from_numpy(self.processor.token_types(row.ids, row.task))
-        batch = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, "labels": labels}
-        batch["task_ids"] = torch.tensor([row.task.index for row in rows])
-        batch.update(self._pixels(rows))
+        dropped = dict.fromkeys(DROP_REASONS, 0)
+        encoded = []
+        for index, sample in enumerate(samples):
+            try:
+                encoded.append(self.encode(sample, index))
+            except DroppedSample as error:
+                if not self.drop:
+                    raise
+                dropped[error.reason] += 1
+        if not encoded:
+            encoded = [self._nothing()]
+        if self.pack_length is None:
+            rows = [[sample] for sample in encoded]
+        else:
+            lengths = [len(sample.ids) for sample in encoded]
+            rows = [[encoded[i] for i in row] for row in fill_rows(lengths, self.pack_length or sum(lengths))]
+        in_order = [sample for row in rows for sample in row]
+        pixels = self._pixels(in_order)
+        if self.pack_length is None:
+            batch = pad(in_order, self.processor.tokenizer.pad_token_id)
+        else:
+            batch = pack(
+                rows,
+                pixels["image_grid_thw"].tolist() if "image_grid_thw" in pixels else [],
+                self.processor.image_processor.merge_size,
+                self.processor.tokenizer.pad_token_id,
+            )
+        batch.update(pixels)
+        if self.drop:
+            batch["dropped"] = torch.tensor([dropped[reason] for reason in DROP_REASONS])
         return batch
 
     def _part_from_other_workers(self) -> None:
@@ -108,58 +130,127 @@ class WallarooDataCollator:
             self.generator.manual_seed(worker.seed)
 
     def encode(self, sample: Mapping[str, Any], index: int = 0) -> EncodedSample:
-        """One sample as a row; errors name the sample's place in the batch."""
+        """One sample as tokens; errors name the sample's place in the batch."""
         try:
             if not isinstance(sample, Mapping) or "task" not in sample:
                 raise ValueError(f"it must be a dict with a 'task', but is {sample!r}.")
             task = get_task(sample["task"])
-            row = self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
-            if len(row.ids) > self.processor.max_length:
-                raise ValueError(
-                    f"it has {len(row.ids)} tokens, but the limit is {self.processor.max_length} "
-                    "(`processor.max_length`)."
+            encoded = self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
+            limit = self.limits.get(task.name, self.processor.max_length)
+            if len(encoded.ids) > limit:
+                raise TooLongError(
+                    f"it has {len(encoded.ids)} tokens, but the limit is {limit} "
+                    f"({'`limits`' if task.name in self.limits else '`processor.max_length`'})."
                 )
+        except TooLongError as error:
+            raise DroppedSample("too_long", f"Sample {index}: {error}") from error
+        except DroppedSample as error:
+            raise DroppedSample(error.reason, f"Sample {index}: {error}") from error
         except ValueError as error:
             raise ValueError(f"Sample {index}: {error}") from error
-        return row
+        return encoded
+
+    def _nothing(self) -> EncodedSample:
+        """What stands in a batch whose samples were all dropped: the system turn, with nothing to learn."""
+        ids = self.processor.tokenize(f"{TURN_START}system\n{SYSTEM_PROMPT}{TURN_END}\n")
+        types = self.processor.token_types(ids, UNDERSTAND)
+        return EncodedSample(UNDERSTAND, ids, [IGNORE_INDEX] * len(ids), types)
 
     # ------------------------------------------------------------------ images
 
     def _encode_image_sample(self, task: ImageTask, sample: Mapping[str, Any]) -> EncodedSample:
-        names = ("prompt", "image", *(("source_image",) if task.has_source else ()))
-        missing = [name for name in names if sample.get(name) is None]
-        if missing:
-            raise ValueError(f"the task {task.name!r} needs {', '.join(map(repr, missing))}.")
-        misplaced = [name for name in ("source_image", "source_mask") if sample.get(name) is not None]
-        if misplaced and not task.has_source:
-            raise ValueError(f"the task {task.name!r} takes no {', '.join(map(repr, misplaced))}; is it an edit?")
+        self._check_names(task, sample)
+        generator = self.generator if sample.get("seed") is None else torch.Generator().manual_seed(int(sample["seed"]))
         processor, prompt = self.processor, check_prompt(sample["prompt"], "prompt")
-        target = to_rgb(sample["image"], "image")
+        codes = None if sample.get("codes") is None else torch.as_tensor(sample["codes"])
+        target = None if codes is not None else to_rgb(sample["image"], "image")
         source = to_rgb(sample["source_image"], "source_image") if task.has_source else None
-        height, width = sample.get("height"), sample.get("width")
-        if height is None and width is None and source is None:
-            height, width = processor.image_processor.bucket_of(target.height, target.width)
         template = sample.get("template")
         if template is None:
-            template = self._choose(processor.templates_for(task, prompt))
+            templates = processor.templates_for(task, prompt)
+            template = templates[int(torch.randint(len(templates), (), generator=generator))]
+        height, width = self._size(task, sample, codes, target)
         [request] = processor.image_requests(
             task, [prompt], source, height=height, width=width, template=template, layout="training"
         )
-        if self._uniform() < self.unconditional_probability:
+        dropped = torch.rand((), generator=generator).item() < self.unconditional_probability
+        if dropped:
             prompt, request = "", processor.without_source(request)
         prompt_ids = processor.encode_prompt(request, prompt)
         turn_ids = processor.tokenize(processor.image_turn_text(request))
+        types = processor.token_types(prompt_ids + turn_ids, task)
+        if codes is not None:
+            turn_ids = self._with_codes(turn_ids, codes)
         # The start mark is the first token of the answer, so it is learned as well.
         labels = [IGNORE_INDEX] * (len(prompt_ids) - 1) + prompt_ids[-1:] + turn_ids
-        row = EncodedSample(task, prompt_ids + turn_ids, labels, target=target, size=(request.height, request.width))
+        size = (request.height, request.width)
+        encoded = EncodedSample(task, prompt_ids + turn_ids, labels, types, target=target, size=size)
         if request.source is not None:
-            row.seen, row.source = [request.source], request.source
-            row.source_mask = self._source_mask(sample, (request.height, request.width))
-        return row
+            encoded.seen, encoded.source = [request.source], request.source
+            encoded.source_mask = self._source_mask(sample, request, generator)
+            encoded.source_latents = self._source_latents(sample, "black_latents" if dropped else "source_latents")
+        return encoded
 
-    def _source_mask(self, sample: Mapping[str, Any], size: tuple[int, int]) -> torch.Tensor:
+    @staticmethod
+    def _check_names(task: ImageTask, sample: Mapping[str, Any]) -> None:
+        """Raises where the sample lacks what its task needs, or has what it does not take."""
+        image = "codes" if sample.get("codes") is not None else "image"
+        names = ("prompt", image, *(("source_image",) if task.has_source else ()))
+        missing = [name for name in names if sample.get(name) is None]
+        if missing:
+            raise ValueError(f"the task {task.name!r} needs {', '.join(map(repr, missing))}.")
+        misplaced = [
+            name for name in ("source_image", "source_mask", "source_latents") if sample.get(name) is not None
+        ]
+        if misplaced and not task.has_source:
+            raise ValueError(f"the task {task.name!r} takes no {', '.join(map(repr, misplaced))}; is it an edit?")
+
+    def _size(self, task: ImageTask, sample: Mapping[str, Any], codes, target) -> tuple[int | None, int | None]:
+        """Size in pixels of the image to be learned, where the sample says it or nothing else settles it."""
+        height, width = sample.get("height"), sample.get("width")
+        if codes is not None:
+            factor = self.processor.image_processor.downsample_factor
+            from_codes = codes.shape[0] * factor, codes.shape[1] * factor
+            if (height or from_codes[0], width or from_codes[1]) != from_codes:
+                raise ValueError(
+                    f"`codes` is a grid of {tuple(codes.shape)}, an image of {from_codes} pixels, but `height` and "
+                    f"`width` are {height} and {width}."
+                )
+            return from_codes
+        if task.has_source:
+            return height, width
+        if max(target.size) < self.min_side:
+            raise DroppedSample("too_small", f"its longest side is {max(target.size)} pixels, below {self.min_side}.")
+        ratio = max(target.size) / min(target.size)
+        if self.max_ratio is not None and ratio > self.max_ratio:
+            raise DroppedSample("bad_ratio", f"its sides have the ratio {ratio:.2f}, above {self.max_ratio}.")
+        if height is None and width is None:
+            return self.processor.image_processor.bucket_of(target.height, target.width)
+        return height, width
+
+    def _with_codes(self, turn_ids: list[int], codes: torch.Tensor) -> list[int]:
+        """The image turn with codes in place of its placeholders."""
+        if self.code_offset is None:
+            raise ValueError("it has `codes`, so the collator needs `code_offset`: pass `config.text_vocab_size`.")
+        placeholder = self.processor.tokenizer.convert_tokens_to_ids(CODE_PAD)
+        remaining = iter(codes.flatten().tolist())
+        return [self.code_offset + next(remaining) if token == placeholder else token for token in turn_ids]
+
+    @staticmethod
+    def _source_latents(sample: Mapping[str, Any], name: str) -> torch.Tensor | None:
+        if sample.get("source_latents") is None:
+            return None
+        if sample.get(name) is None:
+            raise ValueError(
+                f"it has `source_latents` but no {name!r}, which the unconditional sample needs. Encode the data set "
+                "anew, or set `unconditional_probability` to 0."
+            )
+        return torch.as_tensor(np.asarray(sample[name]), dtype=torch.float32)
+
+    def _source_mask(self, sample: Mapping[str, Any], request: ImageRequest, generator) -> torch.Tensor:
         """The sample's own mask, or a random one that keeps `int((1 - mask_ratio) * cells)` cells."""
-        cells = size[0] * size[1] // self.processor.image_processor.downsample_factor**2
+        grid_height, grid_width = request.grid(self.processor.image_processor.downsample_factor)
+        cells = grid_height * grid_width
         given = sample.get("source_mask")
         if given is not None:
             try:
@@ -172,14 +263,8 @@ class WallarooDataCollator:
         mask = torch.ones(cells, dtype=torch.bool)
         # Rounded first, for 1 - 0.6 is not the same float as 0.4 for every ratio.
         kept = int(round(1 - self.mask_ratio, 9) * cells)
-        mask[torch.randperm(cells, generator=self.generator)[:kept]] = False
+        mask[torch.randperm(cells, generator=generator)[:kept]] = False
         return mask
-
-    def _uniform(self) -> float:
-        return torch.rand((), generator=self.generator).item()
-
-    def _choose(self, options: Sequence[str]) -> str:
-        return options[int(torch.randint(len(options), (), generator=self.generator))]
 
     # ------------------------------------------------------------------ understanding
 
@@ -189,7 +274,7 @@ class WallarooDataCollator:
             raise ValueError("videos are no training samples yet; take their frames as 'images'.")
         images = sample.get("images", sample.get("image"))
         images = [] if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-        turns, placed = self._turns(sample, len(images))
+        turns, placed = turns_of(sample, len(images))
         seen = [to_rgb(image) for image in images or placed]
         ids: list[int] = []
         labels: list[int] = []
@@ -199,52 +284,11 @@ class WallarooDataCollator:
             body = self._tokenize_chat(self._expand(text, remaining) + f"{TURN_END}\n")
             ids += head + body
             labels += [IGNORE_INDEX] * len(head) + (body if role == "assistant" else [IGNORE_INDEX] * len(body))
-        return EncodedSample(UNDERSTAND, ids, labels, seen=seen)
+        return EncodedSample(UNDERSTAND, ids, labels, self.processor.token_types(ids, UNDERSTAND), seen=seen)
 
     def _tokenize_chat(self, text: str) -> list[int]:
         """As the processor tokenizes a chat: size indicators in it are what the tokenizer says, whatever the layout."""
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _turns(self, sample: Mapping[str, Any], num_images: int) -> tuple[list[tuple[str, str]], list[Any]]:
-        """(role, text) of each turn with a vision block for each picture, the system turn first; and the pictures
-        that the messages themselves hold."""
-        messages = sample.get("messages") or sample.get("conversations")
-        if not isinstance(messages, (list, tuple)):
-            raise ValueError(f"'messages' or 'conversations' must be a list of turns, but got {messages!r}.")
-        held: list[Any] = []
-        turns = [self._turn(message, held) for message in messages]
-        if not any(role == "assistant" for role, _ in turns):
-            raise ValueError("it has no assistant turn, so that there is nothing to learn.")
-        if turns[0][0] != "system":
-            turns.insert(0, ("system", SYSTEM_PROMPT))
-        placed = sum(text.count(VISION_BLOCK) for _, text in turns)
-        if placed == 0 and num_images:
-            turns[1] = (turns[1][0], VISION_BLOCK * num_images + turns[1][1])
-        elif placed != (num_images or len(held)):
-            raise ValueError(f"it has {num_images or len(held)} images, but its messages place {placed}.")
-        return turns, held
-
-    @staticmethod
-    def _turn(message: Any, held: list[Any]) -> tuple[str, str]:
-        """Role and text of a message, in the words of transformers or of LLaVA; pictures as vision blocks. A picture
-        that a part of the message holds is added to `held`."""
-        fields = message if isinstance(message, Mapping) else {}
-        role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
-        role = ROLES.get(role, role)
-        if role not in ("system", "user", "assistant") or not isinstance(content, (str, list, tuple)):
-            raise ValueError(f"it has a message that is no turn of a conversation: {message!r}.")
-        if isinstance(content, str):
-            return role, insert_images(content)
-        texts = []
-        for part in content:
-            if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
-                texts.append(insert_images(part["text"]))
-            elif part.get("type") == "image":
-                texts.append(VISION_BLOCK)
-                held += [part[name] for name in PICTURE_KEYS if part.get(name) is not None][:1]
-            else:
-                raise ValueError(f"it has a message part that is neither text nor image: {part!r}.")
-        return role, "".join(texts)
 
     def _expand(self, text: str, images: Any) -> str:
         """Gives each vision block as many placeholders as the vision tower makes of its picture."""
@@ -256,24 +300,37 @@ class WallarooDataCollator:
 
     # ------------------------------------------------------------------ pixels
 
-    def _pixels(self, rows: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:
+    def _pixels(self, samples: Sequence[EncodedSample]) -> dict[str, torch.Tensor]:
         image_processor = self.processor.image_processor
         batch: dict[str, torch.Tensor] = {}
-        seen = [image for row in rows for image in row.seen]
+        seen = [image for sample in samples for image in sample.seen]
         if seen:
             batch.update(image_processor(seen, return_tensors="pt"))
-        for name in ("source", "target"):
-            chosen = [row for row in rows if getattr(row, name) is not None]
+        edits = [sample for sample in samples if sample.source is not None]
+        cached = [sample.source_latents for sample in edits if sample.source_latents is not None]
+        if cached and len(cached) < len(edits):
+            raise ValueError(
+                f"`samples` has {len(edits)} edits, but only {len(cached)} of them with `source_latents`: encode all "
+                "data sets of a mixture, or none."
+            )
+        pixels_of = {"target": [sample for sample in samples if sample.target is not None]}
+        if cached:
+            factor = image_processor.downsample_factor
+            batch["source_latents"] = torch.nn.utils.rnn.pad_sequence(cached, batch_first=True)
+            batch["source_grid"] = torch.tensor([sample.size for sample in edits]) // factor
+        else:
+            pixels_of["source"] = edits
+        for name, chosen in pixels_of.items():
             if chosen:
                 pixels, grid = image_processor.preprocess_cells(
-                    [getattr(row, name) for row in chosen], [row.size for row in chosen]
+                    [getattr(sample, name) for sample in chosen], [sample.size for sample in chosen]
                 )
                 batch[f"{name}_pixel_values"] = torch.from_numpy(pixels)
                 batch[f"{name}_grid"] = torch.from_numpy(grid)
-        masks = [row.source_mask for row in rows if row.source_mask is not None]
+        masks = [sample.source_mask for sample in edits if sample.source_mask is not None]
         if masks:
             batch["source_mask"] = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
         return batch
 
 
-__all__ = ["WallarooDataCollator"]
+__all__ = ["DROP_REASONS", "DroppedSample", "WallarooDataCollator"]
