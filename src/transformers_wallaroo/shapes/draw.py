@@ -7,7 +7,7 @@ from functools import cache
 
 from .asks import Look
 from .language import Language
-from .world import BACKGROUNDS, COLORS, HELD_OUT, MAX_THINGS, PLACES, SHAPES, STYLES, Scene, Thing
+from .world import BACKGROUNDS, COLORS, HELD_OUT, MAX_THINGS, SHAPES, STYLES, Scene, Thing
 
 Cells = tuple[tuple[int, int], ...]
 _LOOKS = tuple((shape, color) for shape in SHAPES for color in COLORS)
@@ -43,6 +43,7 @@ class Draw:
     Args:
         rng: for all that may differ between attempts.
         plan: for what must not, or rejecting attempts would favour the simple: how many things, which answer.
+        wording: for the phrasing alone, so that the languages tell of the same scenes.
         language: of the texts.
         size: rows and columns.
         held_out: `False` never puts a held-out combination, `True` often does, `None` pays no attention.
@@ -52,11 +53,12 @@ class Draw:
         self,
         rng: random.Random,
         plan: random.Random,
+        wording: random.Random,
         language: Language,
         size: tuple[int, int],
         held_out: bool | None,
     ):
-        self.rng, self.plan, self.language = rng, plan, language
+        self.rng, self.plan, self.wording, self.language = rng, plan, wording, language
         self.rows, self.columns = size
         self.held_out = held_out
         self.things: list[Thing] = []
@@ -73,8 +75,10 @@ class Draw:
     ) -> list[tuple[str, str]]:
         """(shape, colour) that a thing in a cell may have."""
         place = place_of(self.rows, self.columns, cell)
-        rare = self.held_out is True and self.rng.random() < 0.5
-        for rule in (True, None) if rare else (False,) if self.held_out is False else (None,):
+        rules: tuple[bool | None, ...] = (False,) if self.held_out is False else (None,)
+        if self.held_out is True and self.rng.random() < 0.5:
+            rules = (True, None)
+        for rule in rules:
             found = [look for look in looks_at(place, rule) if look[0] in shapes and look[1] in colors]
             if found:
                 return found
@@ -124,6 +128,3 @@ class Draw:
 def other(rng: random.Random, options: Sequence[str], *excluded: str) -> str:
     """A random option but these."""
     return rng.choice([option for option in options if option not in excluded])
-
-
-__all__ = ["OUTLINED_SHARE", "PLACES", "SHORT_SHARE", "Draw", "cells_of", "other", "place_of"]

@@ -25,7 +25,7 @@ def build(kind: str, draw: Draw) -> Built | None:
     scene = draw.scene()
     if draw.plan.random() < BACKGROUND_SHARE:
         ask = Ask(ask.looks, ask.relation, scene.background)
-    return scene, ask, draw.language.caption(draw.rng, ask)
+    return scene, ask, draw.language.caption(draw.wording, ask)
 
 
 def _ask(*things: Thing | None, colored: bool, **options: str) -> Ask | None:

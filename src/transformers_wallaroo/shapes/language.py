@@ -104,7 +104,7 @@ class Language:
         """(shape, colour) of the things with their numbers, and the background, of a text that `describe` would write
         but for the order of the things; `None` for any other text."""
         known = {self.join(self.one(Look(shape, color))): (shape, color) for shape in SHAPES for color in COLORS}
-        comma, last = self._separator(self.forms["comma"]), self._separator(self.forms["and"].format(first="", last=""))
+        comma, last = self.join(self.forms["comma"]), self.join(self.forms["and"].format(first="", last=""))
         for background in BACKGROUNDS:
             tail = self.join(self.on("", background))
             parts = [part for piece in text.removesuffix(tail).split(comma) for part in piece.split(last)]
@@ -113,9 +113,6 @@ class Language:
                 if text == self.join(self.on(self.list([self.one(Look(*thing)) for thing in things]), background)):
                     return Counter(things), background
         return None
-
-    def _separator(self, form: str) -> str:
-        return self.join(form)
 
 
 LANGUAGES: dict[str, Language] = {

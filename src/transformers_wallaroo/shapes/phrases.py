@@ -12,9 +12,7 @@ ENGLISH_WORDS: Words = {
     "shapes": {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "any": "shapes"},
     "color": {name: name for name in ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")},
     "place": {name: name for name in ("top left", "top right", "bottom left", "bottom right")},
-    "corner": {
-        name: f"in the {name} corner" for name in ("top left", "top right", "bottom left", "bottom right")
-    },
+    "corner": {name: f"in the {name} corner" for name in ("top left", "top right", "bottom left", "bottom right")},
     "relation": {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"},
     "step": {"left": "to the left", "right": "to the right", "above": "up", "below": "down"},
     "number": {"0": "zero", "1": "one", "2": "two", "3": "three", "4": "four"},

@@ -1,0 +1,193 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Questions about scenes, of six kinds, with their answers. No torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .asks import STEPS, Look, stands
+from .draw import Draw, other
+from .world import COLORS, HELD_OUT, MAX_THINGS, PLACES, SHAPES, Scene, Thing
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A scene, what is asked, what is answered (both with a space between words), and the things it is about."""
+
+    scene: Scene
+    question: str
+    answer: str
+    about: tuple[Thing, ...]
+
+
+def build(kind: str, draw: Draw) -> Exchange | None:
+    """With `held_out=True` one of the things asked about is a held-out combination; where the answer is that there is
+    none of them, one of the others."""
+    exchange = _KINDS[kind](draw)
+    if exchange is None:
+        return None
+    scene = exchange.scene
+    about = exchange.about or scene.things
+    if draw.held_out is True and not any((t.shape, t.color, scene.place_of(t)) in HELD_OUT for t in about):
+        return None
+    language = draw.language
+    return Exchange(scene, language.join(exchange.question), language.join(exchange.answer), about)
+
+
+def _presence(draw: Draw) -> Exchange | None:
+    """Yes or no with the same chance; things that are not there share shape or colour with one that is."""
+    there, form = draw.plan.random() < 0.5, draw.plan.choice(("both", "both", "both", "shape", "color"))
+    draw.crowd(1)
+    scene = draw.scene(style=draw.style())
+    thing = draw.rng.choice(scene.things)
+    shape, color = thing.shape, thing.color
+    if not there and (form == "shape" or (form == "both" and draw.rng.random() < 0.5)):
+        shape = other(draw.rng, SHAPES, shape)
+    elif not there:
+        color = other(draw.rng, tuple(COLORS), color)
+    look = Look(None if form == "color" else shape, None if form == "shape" else color)
+    if bool(look.of(scene)) != there:
+        return None
+    question = _say(draw, "presence", a=draw.language.one(look), name=draw.language.name(look))
+    return Exchange(scene, question, _yes(draw, "presence", there), tuple(look.of(scene)))
+
+
+def _say(draw: Draw, kind: str, **values: str) -> str:
+    return draw.language.say(draw.wording, kind, **values)
+
+
+def _yes(draw: Draw, table: str, true: bool) -> str:
+    return draw.language.words[table]["yes" if true else "no"]
+
+
+def _fill(draw: Draw, look: Look, number: int) -> None:
+    """Puts a number of things of a look."""
+    shapes = SHAPES if look.shape is None else (look.shape,)
+    colors = tuple(COLORS) if look.color is None else (look.color,)
+    for _ in range(number):
+        draw.put(shapes=shapes, colors=colors)
+
+
+def _surround(draw: Draw, low: int, high: int, *looks: Look) -> None:
+    """Puts from `low` to `high` things that no look fits; looks that all name a shape, or all a colour."""
+    shapes = tuple(shape for shape in SHAPES if shape not in [look.shape for look in looks])
+    colors = tuple(color for color in COLORS if color not in [look.color for look in looks])
+    for _ in range(draw.plan.randint(low, high)):
+        draw.put(shapes=shapes, colors=colors)
+
+
+def _counting(draw: Draw) -> Exchange | None:
+    """Each number from 0 to 4 with the same chance; of a shape, of a colour, or of all things (then from 1)."""
+    form, number = (
+        draw.plan.choice(("shape", "shape", "shape", "color", "color", "all")),
+        draw.plan.randint(0, MAX_THINGS),
+    )
+    look = Look()
+    if form == "shape":
+        look = Look(shape=draw.rng.choice(SHAPES))
+    elif form == "color":
+        look = Look(color=draw.rng.choice(tuple(COLORS)))
+    else:
+        number = draw.plan.randint(1, MAX_THINGS)
+    _fill(draw, look, number)
+    if form != "all":
+        _surround(draw, int(number == 0), MAX_THINGS - number, look)
+    scene = draw.scene(style=draw.style())
+    if len(look.of(scene)) != number:
+        return None
+    question = _say(draw, "counting", names=draw.language.name(look, many=True))
+    return Exchange(scene, question, draw.language.words["number"][str(number)], tuple(look.of(scene)))
+
+
+def _color(draw: Draw) -> Exchange | None:
+    """Of the only thing of a shape, or in one of six of the background."""
+    words = draw.language.words["color"]
+    if draw.plan.random() < 1 / 6:
+        draw.crowd(1)
+        scene = draw.scene(style=draw.style())
+        question = _say(draw, "color", x=draw.language.forms["background"])
+        return Exchange(scene, question, words[scene.background], ())
+    thing = draw.put()
+    if thing is None:
+        return None
+    look = Look(thing.shape)
+    _surround(draw, 0, MAX_THINGS - 1, look)
+    question = _say(draw, "color", x=draw.language.the(look))
+    return Exchange(draw.scene(style=draw.style()), question, words[thing.color], (thing,))
+
+
+def _position(draw: Draw) -> Exchange | None:
+    return _place(draw) if draw.plan.random() < 0.5 else _relation(draw)
+
+
+def _place(draw: Draw) -> Exchange | None:
+    place = draw.plan.choice(PLACES)
+    thing = draw.put(cells=draw.cells_in(place))
+    draw.crowd(0, MAX_THINGS - 1)
+    scene = draw.scene(style=draw.style())
+    look = None if thing is None else draw.refer(thing, scene)
+    if thing is None or look is None:
+        return None
+    question = _say(draw, "where", x=draw.language.the(look))
+    return Exchange(scene, question, draw.language.words["place"][place], (thing,))
+
+
+def _relation(draw: Draw) -> Exchange | None:
+    """Yes or no with the same chance. Nothing is asked where one could say both, as of things far above and a little
+    to the left."""
+    true, relation = draw.plan.random() < 0.5, draw.plan.choice(tuple(STEPS))
+    draw.crowd(2)
+    scene = draw.scene(style=draw.style())
+    first, second = draw.rng.sample(scene.things, 2)
+    down, right = STEPS[relation]
+    along = (first.row - second.row) * down + (first.column - second.column) * right
+    if not (stands(first, relation, second) if true else along <= 0):
+        return None
+    looks = draw.refer(first, scene), draw.refer(second, scene)
+    if looks[0] is None or looks[1] is None:
+        return None
+    beside = draw.language.beside(relation, looks[1])
+    question = _say(draw, "related", x=draw.language.the(looks[0]), beside=beside)
+    return Exchange(scene, question, _yes(draw, "truth", true), (first, second))
+
+
+def _comparison(draw: Draw) -> Exchange | None:
+    """Which of two groups has more things, or whether the first has more than the second; each answer with the same
+    chance. Groups are two shapes or two colours."""
+    by_shape, which, first_more = (draw.plan.random() < 0.5 for _ in range(3))
+    names = draw.rng.sample(SHAPES if by_shape else tuple(COLORS), 2)
+    looks = [Look(shape=name) if by_shape else Look(color=name) for name in names]
+    numbers = range(MAX_THINGS + 1)
+    counts = [
+        (first, second)
+        for first in numbers
+        for second in numbers
+        if 1 <= first + second <= MAX_THINGS and (first > second) == first_more and not (which and first == second)
+    ]
+    chosen = draw.plan.choice(counts)
+    for look, number in zip(looks, chosen, strict=True):
+        _fill(draw, look, number)
+    _surround(draw, 0, MAX_THINGS - sum(chosen), *looks)
+    scene = draw.scene(style=draw.style())
+    if tuple(len(look.of(scene)) for look in looks) != chosen:
+        return None
+    groups = [draw.language.name(look, many=True) for look in looks]
+    question = _say(draw, "which" if which else "more", first=groups[0], second=groups[1])
+    answer = groups[not first_more] if which else _yes(draw, "truth", first_more)
+    return Exchange(scene, question, answer, tuple(t for look in looks for t in look.of(scene)))
+
+
+def _description(draw: Draw) -> Exchange:
+    draw.crowd(1)
+    scene = draw.scene(style=draw.style())
+    return Exchange(scene, _say(draw, "description"), draw.language.describe(scene), ())
+
+
+_KINDS: dict[str, Callable[[Draw], Exchange | None]] = {
+    "presence": _presence,
+    "counting": _counting,
+    "color": _color,
+    "position": _position,
+    "comparison": _comparison,
+    "description": _description,
+}
+KINDS = tuple(_KINDS)

@@ -1,0 +1,314 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""The stages of training as data: `StageConfig`, read from YAML recipes, and what a stage does to a checkpoint."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+import yaml
+from torch import nn
+from transformers.utils import logging
+
+from ..configuration_wallaroo import MLP_NAMES, WallarooConfig
+from ..image_grid_wallaroo import BUCKETS_512, TASKS
+from ..modeling_wallaroo import WallarooForConditionalGeneration
+from ..modeling_wallaroo_vq import WallarooVQModel
+from ..processing_wallaroo import SIZE_INDICATORS, WallarooProcessor
+
+logger = logging.get_logger(__name__)
+
+# What a recipe may train, by the names of the modules. The VQ tokenizer is frozen in every stage.
+TRAINABLE = ("visual", "language_model", "lm_head", *MLP_NAMES)
+STAGES = ("base", "1", "2", "3a", "3b", "4")
+# The parts that a checkpoint may lack when a stage starts from it, since that stage is the first to train them.
+GENERATION_PARTS = ("generation_adapter", "generation_head")
+EDITING_PARTS = ("editing_adapter", "editing_head", "source_adapter")
+
+
+@dataclass
+class StageConfig:
+    """One stage of training (docs/protocol.md section 10), as a recipe says it.
+
+    Attributes:
+        stage: `"1"`, `"2"`, `"3a"`, `"3b"`, `"4"`, or `"base"` for the understanding model that all starts from.
+        init: checkpoint that it starts from: a folder or a Hub name; `"tiny"` builds an untrained `wallaroo-tiny`.
+        output: folder of the run.
+        train: parts that are trained, of `TRAINABLE`; everything else is frozen.
+        tasks: samples of each task in a batch of one process; their sum is its size.
+        data: where the samples of each task come from, see `data.py`.
+        evaluation: the same, for the held-out losses; and how many samples.
+        steps, learning_rate, warmup_steps, scheduler, weight_decay, max_grad_norm: of AdamW (0.9, 0.95, 1e-8).
+        gradient_accumulation: batches a step of each process.
+        global_batch: samples a step on all processes. If given, `gradient_accumulation` follows from it.
+        loss_weights: weight of each task's loss, 1 where it is not named.
+        limits: most tokens of a sample, by task; longer ones are dropped and counted.
+        min_side, max_ratio: images to be drawn that are smaller, in pixels, or longer than this are dropped.
+        size: images are squares of this many pixels, or of the sizes of `buckets` where it is not given.
+        buckets: (ratio, height, width) of the sizes; `"checkpoint"` keeps those of the checkpoint, `"released"` are
+            those around 512.
+        row_ends, size_indicators: see `WallarooProcessor`.
+        vision_pixels: fewest and most pixels that the vision tower sees.
+        mask_ratio, unconditional_probability, pack_length: see `WallarooDataCollator`.
+        vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
+        editing_from_generation: start the editing adapter and head as copies of the generation adapter and head
+            instead of from random weights.
+        lora: options of peft's `LoraConfig`; the language model's linear layers are adapted, the other parts of
+            `train` are trained whole. `quantize` in it (`"4bit"`, `"8bit"`) loads the model in that precision.
+        bf16, gradient_checkpointing, compile, attention: how it runs. `attention` as transformers' `attn_implementation`.
+        save_steps, eval_steps, logging_steps, previews: how often; how many previews are drawn at an evaluation.
+        workers: processes that prepare batches, for each training process.
+        seed: of weights, order and masks.
+        trainer: any other `WallarooTrainingArguments`, by name.
+    """
+
+    stage: str
+    init: str
+    output: str
+    train: list[str]
+    tasks: dict[str, int]
+    steps: int
+    learning_rate: float
+    data: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    warmup_steps: int = 0
+    scheduler: str = "constant_with_warmup"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_accumulation: int = 1
+    global_batch: int | None = None
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    min_side: int = 0
+    max_ratio: float | None = None
+    size: int | None = None
+    buckets: str | list[list[float]] = "checkpoint"
+    row_ends: bool = True
+    size_indicators: str = "token"
+    vision_pixels: list[int] | None = None
+    mask_ratio: float = 0.6
+    unconditional_probability: float = 0.1
+    pack_length: int | None = None
+    vq_model: str | None = None
+    editing_from_generation: bool = False
+    lora: dict[str, Any] | None = None
+    bf16: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    attention: str | None = None
+    save_steps: int = 1000
+    eval_steps: int | None = None
+    logging_steps: int = 10
+    previews: int = 0
+    workers: int = 0
+    seed: int = 0
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("stage", self.stage, STAGES)
+        _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
+        for name in self.train:
+            _one_of("train", name, TRAINABLE)
+        for name, tasks in (("tasks", self.tasks), ("limits", self.limits), ("loss_weights", self.loss_weights)):
+            for task in tasks:
+                _one_of(name, task, tuple(TASKS))
+        if not self.tasks or any(not isinstance(count, int) or count < 1 for count in self.tasks.values()):
+            raise ValueError(f"`tasks` must be a whole number of samples for each task, but got {self.tasks!r}.")
+        if self.data and set(self.data) != set(self.tasks):
+            raise ValueError(f"`data` must have an entry for each of {sorted(self.tasks)}, but has {sorted(self.data)}.")
+        if self.size is not None and self.buckets != "checkpoint":
+            raise ValueError("Give `size` for squares, or `buckets`, not both.")
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch of one process."""
+        return sum(self.tasks.values())
+
+    def accumulation(self, processes: int) -> int:
+        """Batches a step of each process; a `ValueError` where `global_batch` cannot be made of whole batches."""
+        if self.global_batch is None:
+            return self.gradient_accumulation
+        batches, rest = divmod(self.global_batch, self.batch_size * processes)
+        if rest or not batches:
+            raise ValueError(
+                f"`global_batch` is {self.global_batch}, but {processes} processes with {self.batch_size} samples a batch "
+                f"({self.tasks}) make {self.batch_size * processes}. Take a multiple of it, or other `tasks`."
+            )
+        return batches
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "StageConfig":
+        """Reads a recipe.
+
+        Args:
+            path: YAML file. Its key `defaults` may name another recipe, relative to it, that it builds on.
+            overrides: `"key=value"` or `"key.inner=value"`, the value as YAML, in place of what the recipe says.
+        """
+        values = _read(Path(path))
+        for override in overrides:
+            name, separator, value = override.partition("=")
+            if not separator:
+                raise ValueError(f"An override must be key=value, but got {override!r}.")
+            *outer, last = name.split(".")
+            target = values
+            for key in outer:
+                target = target.setdefault(key, {})
+                if not isinstance(target, dict):
+                    raise ValueError(f"The override {override!r} goes into {key!r}, which is no mapping.")
+            target[last] = yaml.safe_load(value)
+        return cls.from_dict(values, str(path))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> "StageConfig":
+        """Checks names and types; an unknown key names the nearest known one."""
+        if isinstance(values.get("stage"), int):
+            values = {**values, "stage": str(values["stage"])}
+        check_keys(cls, values, where)
+        return cls(**values)
+
+
+def check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Raises a `ValueError` for keys that the dataclass does not have, that it misses, or whose value is of another
+    type."""
+    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known keys: {', '.join(fields)}."
+            raise ValueError(f"{where} has the unknown key {key!r}.{hint}")
+    missing = [
+        name
+        for name, entry in fields.items()
+        if name not in values and entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}.")
+    for key, hint in get_type_hints(cls).items():
+        if key in values and not _fits(values[key], hint):
+            raise ValueError(f"{where}: `{key}` must be {_type_name(hint)}, but got {values[key]!r}.{_float_hint(values[key])}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    options = getattr(hint, "__args__", ()) if "|" in str(hint) or "Union" in str(hint) else (hint,)
+    kinds = tuple(getattr(option, "__origin__", option) for option in options if option is not Any)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
+
+
+def _float_hint(value: Any) -> str:
+    """YAML reads 1e-4 as text: it wants a dot."""
+    try:
+        return f" Write it as {float(value):.1e} with a dot: YAML reads {value} as text." if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
+def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
+    if value not in options:
+        near = difflib.get_close_matches(str(value), options, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` must be of {', '.join(map(repr, options))}, but got {value!r}.{hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"There is no recipe {str(path)!r}.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must be a mapping of keys to values, but is {type(values).__name__}.")
+    defaults = values.pop("defaults", None)
+    return {**_read(path.parent / defaults), **values} if defaults else values
+
+
+# ---------------------------------------------------------------------- model and processor of a stage
+
+
+def prepare_processor(processor: WallarooProcessor, config: StageConfig) -> WallarooProcessor:
+    """Sets the sizes and marks of a stage on a processor, which its checkpoints then carry."""
+    image_processor = processor.image_processor
+    if config.size is not None:
+        image_processor.buckets = [[1.0, config.size, config.size]]
+    elif config.buckets != "checkpoint":
+        buckets = BUCKETS_512 if config.buckets == "released" else config.buckets
+        image_processor.buckets = [list(bucket) for bucket in buckets]
+    if config.vision_pixels is not None:
+        fewest, most = config.vision_pixels
+        image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
+    processor.row_ends = config.row_ends
+    processor.size_indicators = config.size_indicators
+    return processor
+
+
+def load_model(config: StageConfig, **load_options: Any) -> WallarooForConditionalGeneration:
+    """The checkpoint that a stage starts from, with the parts that it lacks and that this stage is the first to train.
+
+    Weights are float32, for they are the optimizer's own copy; `bf16` computes in bfloat16 by autocast.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32, **load_options}
+    if config.attention is not None:
+        options["attn_implementation"] = config.attention
+    model, info = WallarooForConditionalGeneration.from_pretrained(config.init, output_loading_info=True, **options)
+    created = sorted({part for key in info["missing_keys"] for part in MLP_NAMES if part in key.split(".")})
+    strangers = [key for key in info["missing_keys"] if not any(part in key.split(".") for part in created)]
+    if strangers or info["unexpected_keys"]:
+        raise ValueError(
+            f"{config.init} does not hold what its config says: missing {strangers[:5]}, unexpected "
+            f"{sorted(info['unexpected_keys'])[:5]}."
+        )
+    late = [part for part in created if part in GENERATION_PARTS and config.stage not in ("base", "1")]
+    if late:
+        raise ValueError(f"{config.init} has no {', '.join(late)}, so stage {config.stage} cannot start from it.")
+    if created:
+        logger.info(f"Created with random weights: {', '.join(created)}.")
+    if config.vq_model is not None:
+        model = with_vq_model(model, WallarooVQModel.from_pretrained(config.vq_model), seed=config.seed)
+    if config.editing_from_generation:
+        for target, source in (("editing_adapter", "generation_adapter"), ("source_adapter", "generation_adapter")):
+            getattr(model.model, target).load_state_dict(getattr(model.model, source).state_dict())
+        model.editing_head.load_state_dict(model.generation_head.state_dict())
+    model.config.row_ends = config.row_ends
+    return model
+
+
+def with_vq_model(
+    model: WallarooForConditionalGeneration, vq_model: WallarooVQModel, *, seed: int = 0
+) -> WallarooForConditionalGeneration:
+    """The model with another VQ tokenizer, and new adapters and heads for its codes."""
+    values = model.config.to_dict()
+    values["vq_config"] = vq_model.config.to_dict()
+    config = WallarooConfig.from_dict(values)
+    config._attn_implementation = model.config._attn_implementation
+    torch.manual_seed(seed)
+    changed = WallarooForConditionalGeneration(config).to(next(model.parameters()).dtype)
+    kept = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if not any(part in name.split(".") for part in ("vq_model", *MLP_NAMES))
+    }
+    changed.load_state_dict(kept, strict=False)
+    changed.model.vq_model.load_state_dict(vq_model.state_dict())
+    changed.generation_config = model.generation_config
+    return changed
+
+
+def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
+    """Lets only the parts of `train` learn; returns the number of trainable parameters of each."""
+    counts = dict.fromkeys(train, 0)
+    for name, parameter in model.named_parameters():
+        # The text head may be the embedding table itself; it then goes with the language model.
+        part = next((part for part in TRAINABLE if part in name.split(".")), None)
+        parameter.requires_grad_(part in counts and "vq_model" not in name.split("."))
+        if parameter.requires_grad:
+            counts[part] += parameter.numel()
+    return counts
+
+
+__all__ = ["STAGES", "TRAINABLE", "StageConfig", "freeze", "load_model", "prepare_processor", "with_vq_model"]

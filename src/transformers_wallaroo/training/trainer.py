@@ -1,0 +1,305 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""`Trainer` for mixed batches of the three tasks: the loss of a whole step, its parts by name, a guard against spikes."""
+
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+from ..image_grid_wallaroo import TASKS
+from ..modeling_wallaroo import LOSS_NAMES, loss_positions
+from .collator import DROP_REASONS
+from .mixture import LengthGroupedSteps
+from .preview import draw_preview, send_to_trackers
+
+logger = logging.get_logger(__name__)
+
+# The parts of the model whose gradient norms are logged one by one.
+PARTS = (
+    "visual",
+    "language_model",
+    "generation_adapter",
+    "editing_adapter",
+    "source_adapter",
+    "generation_head",
+    "editing_head",
+    "lm_head",
+)
+PART_PATTERN = re.compile(rf"(?:^|\.)({'|'.join(PARTS)})(?:\.|$)")
+
+
+@dataclass
+class WallarooTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's optimizer settings as defaults (docs/protocol.md section 10), and:
+
+    Args:
+        loss_weights: weight of each task in the loss, 1 where it is not named.
+        spike_factor: a step whose gradient norm is above this many times the median of the last `spike_window` steps is
+            skipped, on all processes; 0 turns this off. A step whose gradient is not finite is always skipped.
+        spike_window: steps that the median is taken over; there is no guard before half of them are done.
+        group_by_length: sort the samples of one optimizer step by length (where they are not packed).
+        log_part_norms: log the gradient norm of each part of the model by its name.
+    """
+
+    learning_rate: float = field(default=1e-4)
+    lr_scheduler_type: str = field(default="constant_with_warmup")
+    adam_beta2: float = field(default=0.95)
+    max_grad_norm: float = field(default=1.0)
+    remove_unused_columns: bool = field(default=False)
+    loss_weights: dict[str, float] | str | None = field(default=None)
+    spike_factor: float = field(default=10.0)
+    spike_window: int = field(default=100)
+    group_by_length: bool = field(default=False)
+    log_part_norms: bool = field(default=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        unknown = sorted(set(self.loss_weights or {}) - set(TASKS))
+        if unknown:
+            raise ValueError(f"`loss_weights` may name the tasks {', '.join(TASKS)}, but got {', '.join(unknown)}.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` must be 0: it takes the labels away from the model's losses.")
+
+
+class SpikeGuard(TrainerCallback, ExportableState):
+    """Remembers recent gradient norms, and which steps were skipped; travels with the checkpoints of a run."""
+
+    def __init__(self, factor: float = 10.0, window: int = 100):
+        self.factor = factor
+        self.norms: deque[float] = deque(maxlen=window)
+        self.skipped = 0
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "args": {"factor": self.factor, "window": self.norms.maxlen},
+            "attributes": {"norms": list(self.norms), "skipped": self.skipped},
+        }
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
+        """Takes up what a checkpoint's state holds."""
+        kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.norms.extend(kept.get("norms", []))
+        self.skipped = kept.get("skipped", 0)
+
+    def verdict(self, norm: float) -> str | None:
+        """Why a step of this gradient norm must be skipped, or `None`; remembers the norm of a step that is taken."""
+        if norm != norm or norm in (float("inf"), float("-inf")):
+            self.skipped += 1
+            return f"its gradient norm is {norm}"
+        usual = median(self.norms) if len(self.norms) >= (self.norms.maxlen or 0) / 2 and self.norms else None
+        if self.factor and usual is not None and norm > self.factor * usual:
+            self.skipped += 1
+            # Remembered at its bound, so that a lasting change of scale does not stop the run for good.
+            self.norms.append(self.factor * usual)
+            return f"its gradient norm {norm:.3g} is more than {self.factor:g} times the median {usual:.3g}"
+        self.norms.append(norm)
+        return None
+
+
+class WallarooTrainer(Trainer):
+    """`Trainer` whose loss is that of docs/protocol.md section 7 over the whole step.
+
+    Each of the five losses is a mean over the labels of all batches of a step on all processes, so that neither
+    gradient accumulation nor the number of processes changes the loss or its gradient. Each is logged by its name, with
+    the gradient norm of each part of the model, dropped samples by reason, and tokens a second.
+
+    Args:
+        preview_samples: samples, as for the collator, whose images are made after every evaluation: a contact sheet
+            `previews/step-N.png` in the output folder, also sent to TensorBoard and Weights & Biases where they report.
+        kwargs: as `Trainer`'s; `processing_class` is the `WallarooProcessor`.
+    """
+
+    def __init__(self, *args: Any, preview_samples: Sequence[Mapping[str, Any]] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True
+        self.preview_samples = preview_samples
+        self.spike_guard = SpikeGuard(getattr(self.args, "spike_factor", 10.0), getattr(self.args, "spike_window", 100))
+        self.add_callback(self.spike_guard)
+        self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        self._steps: dict[str, int] = defaultdict(int)
+        self._since = time.monotonic()
+        self._evaluated: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    # ------------------------------------------------------------------ data
+
+    def _get_train_sampler(self, train_dataset=None):
+        """In the data set's own order where it has one (`MixtureDataset`), sorted by length within a step if wished."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "length_of"):
+            return super()._get_train_sampler(train_dataset)
+        if not getattr(self.args, "group_by_length", False):
+            return torch.utils.data.SequentialSampler(dataset)
+        samples_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSteps(dataset, samples_a_step)
+
+    # ------------------------------------------------------------------ loss
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Labels of each of `LOSS_NAMES` in all batches of a step, on all processes; float32 `(5,)`."""
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        counts = torch.stack([label_counts(batch) for batch in batch_samples]).sum(dim=0).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return counts
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The batch's share of the loss of the step; its parts are noted for the log."""
+        inputs = dict(inputs)
+        dropped = inputs.pop("dropped", None)
+        outputs = model(
+            **inputs,
+            num_items_in_batch=num_items_in_batch,
+            loss_weights=getattr(self.args, "loss_weights", None),
+        )
+        loss = outputs["loss"]
+        if model.training:
+            self._note(outputs["losses"], inputs, dropped, num_items_in_batch)
+        if self.args.average_tokens_across_devices:
+            # The processes' gradients are averaged, but each loss is a share of the whole.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _note(self, losses, inputs, dropped, counts) -> None:
+        first = self.accelerator.gradient_state.sync_gradients
+        for name, loss in losses.items():
+            self._sums[f"loss/{name}"] += loss.detach()
+        for index, name in enumerate(LOSS_NAMES):
+            self._steps[f"loss/{name}"] += int(first and counts is not None and float(counts[index]) > 0)
+        self._sums["tokens"] += (inputs["input_ids"] != self.pad_token_id).sum()
+        if dropped is not None:
+            for reason, count in zip(DROP_REASONS, dropped.tolist(), strict=True):
+                self._sums[f"dropped/{reason}"] += count
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.processing_class.tokenizer.pad_token_id
+
+    # ------------------------------------------------------------------ the step
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Notes the norms by part; a step whose gradient is not finite, or far above the usual, is made to do nothing.
+
+        The norm is the same on all processes, and so is what is decided from it.
+        """
+        norm = super()._get_grad_norm(model, grad_norm)
+        value = float(norm)
+        logging_now = self.args.logging_steps and (self.state.global_step + 1) % max(int(self.args.logging_steps), 1) == 0
+        if getattr(self.args, "log_part_norms", True) and logging_now:
+            clipped = min(1.0, self.args.max_grad_norm / (value + 1e-6)) if self.args.max_grad_norm > 0 else 1.0
+            for part, part_norm in part_norms(model).items():
+                self._sums[f"grad_norm/{part}"] = part_norm / clipped
+                self._steps[f"grad_norm/{part}"] = 1
+        reason = self.spike_guard.verdict(value)
+        if reason is not None:
+            model.zero_grad(set_to_none=True)
+            logger.warning(f"Step {self.state.global_step + 1} is skipped: {reason}.")
+        return norm
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds what was noted since the last log: means a step over all processes."""
+        if "loss" in logs:
+            logs = {**logs, **self._collect()}
+        super().log(logs, *args, **kwargs)
+
+    def _collect(self) -> dict[str, float]:
+        names = [
+            *(f"loss/{name}" for name in LOSS_NAMES),
+            *(f"dropped/{reason}" for reason in DROP_REASONS),
+            "tokens",
+        ]
+        sums = torch.tensor([float(self._sums[name]) for name in names], device=self.args.device, dtype=torch.float64)
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums.float(), reduction="sum").double()
+        collected = dict(zip(names, sums.tolist(), strict=True))
+        now = time.monotonic()
+        logs = {
+            name: value / self._steps[name] for name, value in collected.items() if self._steps.get(name)
+        }
+        logs.update({name: value for name, value in collected.items() if name.startswith("dropped/") and value})
+        logs["tokens_per_second"] = round(collected["tokens"] / max(now - self._since, 1e-9), 1)
+        logs.update({name: float(value) for name, value in self._sums.items() if name.startswith("grad_norm/")})
+        if self.spike_guard.skipped:
+            logs["skipped_steps"] = self.spike_guard.skipped
+        self._since = now
+        self._sums.clear()
+        self._steps.clear()
+        return logs
+
+    # ------------------------------------------------------------------ evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
+        """Loss of a batch; sums and counts of its parts are kept for `evaluation_loop`."""
+        inputs = self._prepare_inputs(inputs)
+        inputs.pop("dropped", None)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs, loss_weights=getattr(self.args, "loss_weights", None))
+        counts = label_counts(inputs).to(self.args.device)
+        losses = torch.stack(
+            [torch.as_tensor(outputs["losses"].get(name, 0.0), device=counts.device).float() for name in LOSS_NAMES]
+        )
+        sums, total = self._evaluated if self._evaluated is not None else (0.0, 0.0)
+        self._evaluated = sums + losses * counts, total + counts
+        return outputs["loss"].detach(), None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
+        """As `Trainer`'s, with each loss as a mean over all labels of the data set."""
+        self._evaluated = None
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self._evaluated is not None:
+            sums, counts = (self.accelerator.reduce(values, reduction="sum") for values in self._evaluated)
+            means = {name: float(sums[i] / counts[i]) for i, name in enumerate(LOSS_NAMES) if counts[i] > 0}
+            weights = getattr(self.args, "loss_weights", None) or {}
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+            output.metrics[f"{metric_key_prefix}_loss"] = sum(
+                value * weights.get(name.split("_")[0], 1.0) for name, value in means.items()
+            )
+        return output
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Losses on the held-out set, and the contact sheet of `preview_samples`."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.preview_samples and self.is_world_process_zero():
+            self._preview()
+        return metrics
+
+    def _preview(self) -> None:
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            logger.warning_once("No previews are drawn while the weights are sharded over processes.")
+            return
+        sheet = draw_preview(model, self.processing_class, self.preview_samples, seed=self.args.seed)
+        path = Path(self.args.output_dir) / "previews" / f"step-{self.state.global_step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+        send_to_trackers(self.callback_handler.callbacks, sheet, self.state.global_step)
+
+
+def label_counts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Labels of each of `LOSS_NAMES` in a batch, float32 `(5,)`."""
+    positions = loss_positions(batch["labels"], batch["mm_token_type_ids"], batch.get("task_ids"))
+    return torch.stack([where.sum() for where in positions.values()]).float()
+
+
+def part_norms(model: torch.nn.Module) -> dict[str, float]:
+    """Gradient norm of each of `PARTS` that has gradients, of what this process holds of them."""
+    squares: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        found = PART_PATTERN.search(name)
+        if parameter.grad is not None and found:
+            gradient = parameter.grad.detach()
+            gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+            squares[found[1]] = squares.get(found[1], 0.0) + gradient.float().square().sum()
+    return {part: float(square**0.5) for part, square in squares.items()}
+
+
+__all__ = ["SpikeGuard", "WallarooTrainer", "WallarooTrainingArguments", "label_counts", "part_norms"]
