@@ -5,6 +5,9 @@ Importing this package registers its classes with transformers' Auto classes. A 
 `trust_remote_code=True` loads the same files from its folder.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,12 +20,17 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_wallaroo import WallarooConfig, WallarooVQConfig
+from .embedded import tiny_path
 from .generation_wallaroo import WallarooGenerateOutput
 from .image_processing_wallaroo import WallarooImageProcessor
 from .modeling_wallaroo import WallarooForConditionalGeneration, WallarooModel
 from .modeling_wallaroo_vq import WallarooVQModel
 from .processing_wallaroo import WallarooProcessor, add_wallaroo_tokens
 from .training import WallarooDataCollator
+
+if TYPE_CHECKING:
+    from .training.stages import StageConfig
+    from .training.trainer import WallarooTrainer, WallarooTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -32,7 +40,22 @@ for _auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimod
 AutoProcessor.register(WallarooConfig, WallarooProcessor)
 AutoImageProcessor.register(WallarooConfig, image_processor_classes={"pil": WallarooImageProcessor})
 
+# Imported when they are asked for: they bring transformers' trainer, and some need the extra `train`.
+_LAZY = {
+    "StageConfig": "training.stages",
+    "WallarooTrainer": "training.trainer",
+    "WallarooTrainingArguments": "training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
 __all__ = [
+    "StageConfig",
     "WallarooConfig",
     "WallarooDataCollator",
     "WallarooForConditionalGeneration",
@@ -40,7 +63,10 @@ __all__ = [
     "WallarooImageProcessor",
     "WallarooModel",
     "WallarooProcessor",
+    "WallarooTrainer",
+    "WallarooTrainingArguments",
     "WallarooVQConfig",
     "WallarooVQModel",
     "add_wallaroo_tokens",
+    "tiny_path",
 ]

@@ -84,6 +84,9 @@ class WallarooConfig(Qwen2_5_VLConfig):
         eol_token_id (`int`): row end.
         generate_image_pad_token_id (`int`): placeholder of a code that is not known yet.
         row_ends (`bool`): whether a row end stands between two rows of an image (from stage 3b on).
+        source_positions (`str`): `"1d"`, as released, or `"2d"`: source cells count rows and columns, like the vision
+            tower's features (an ablation of paper section 5).
+        shared_image_head (`bool`): whether editing predicts with the generation head and has none of its own.
 
     A code `c` of the VQ tokenizer has the id `text_vocab_size + c` wherever ids are tokens: in `input_ids`, `labels`
     and the sequences that `generate` returns.
@@ -117,6 +120,8 @@ class WallarooConfig(Qwen2_5_VLConfig):
     eol_token_id: int = 151669
     generate_image_pad_token_id: int = 151670
     row_ends: bool = True
+    source_positions: str = "1d"
+    shared_image_head: bool = False
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):
@@ -132,6 +137,8 @@ class WallarooConfig(Qwen2_5_VLConfig):
         unknown = sorted(set(self.mlp_hidden_sizes) - set(MLP_NAMES))
         if unknown:
             raise ValueError(f"`mlp_hidden_sizes` may name {', '.join(MLP_NAMES)}, but got {', '.join(unknown)}.")
+        if self.source_positions not in ("1d", "2d"):
+            raise ValueError(f"`source_positions` must be '1d' or '2d', but got {self.source_positions!r}.")
         self.auto_map = {**AUTO_MAP, **(self.auto_map or {})}
         super().__post_init__(**kwargs)
 

@@ -486,7 +486,7 @@ class WallarooGenerationMixin(GenerationMixin):
     ) -> torch.Tensor | WallarooGenerateOutput:
         """The loop: head, guidance, logits processors, sampling, and the next forward with its row ends."""
         plan, offset = decoder.plan, self.config.text_vocab_size
-        head = getattr(self, decoder.task.head)
+        head = self.head_of(decoder.task)
         codes = torch.zeros(len(plan.grids), plan.num_codes, dtype=torch.long, device=hidden.device)
         all_logits: list[torch.Tensor] = []
         all_scores: list[torch.Tensor] = []

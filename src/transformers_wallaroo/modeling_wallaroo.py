@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Wallaroo: Qwen2.5-VL plus a VQ image tokenizer, three adapters and two more heads (paper section 3.1)."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,34 @@ def loss_positions(
     return positions
 
 
+def fold_source_positions(positions: torch.Tensor, types: torch.Tensor) -> int:
+    """Gives the source cells of one sample 2-D positions, in place (`config.source_positions="2d"`).
+
+    The cell in row `r` and column `c` gets the height `r` and the width `c`, counted from the first; a row end stands
+    in the column after the last. What follows moves up.
+
+    Args:
+        positions (`torch.LongTensor` of shape `(3, sequence_length)`): 1-D positions of the cells.
+        types (`torch.LongTensor` of shape `(sequence_length,)`): see `TokenType`.
+
+    Returns:
+        By how much what follows has moved: zero or less.
+    """
+    cells = torch.nonzero(types == TokenType.SOURCE_CELL).flatten().tolist()
+    if not cells:
+        return 0
+    first, end = cells[0], cells[-1] + 1
+    gaps = [place for place in range(first, end) if types[place] != TokenType.SOURCE_CELL]
+    columns = gaps[0] - first if gaps else math.isqrt(len(cells))
+    width = columns + bool(gaps)
+    places = torch.arange(end - first, device=positions.device)
+    start = positions[0, first].clone()
+    positions[:, first:end] = start + torch.stack([places * 0, places // width, places % width])
+    moved = max(len(cells) // columns, width) - (end - first)
+    positions[:, end:] += moved
+    return moved
+
+
 class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: WallarooConfig
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WallarooVQModel"]
@@ -139,6 +168,9 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         position_ids, deltas = super().get_rope_index(
             input_ids, rope_types, *args, attention_mask=attention_mask, **kwargs
         )
+        if self.config.source_positions == "2d":
+            for row, types in enumerate(mm_token_type_ids):
+                deltas[row] += fold_source_positions(position_ids[:, row], types)
         if attention_mask is not None:
             position_ids = position_ids.masked_fill(attention_mask.to(position_ids.device) == 0, 1)
         return position_ids, deltas
@@ -395,7 +427,7 @@ class WallarooForConditionalGeneration(
         width, num_codes = config.text_config.hidden_size, config.vq_config.num_embeddings
         self.model = WallarooModel(config)
         self.lm_head = nn.Linear(width, config.text_config.vocab_size, bias=False)
-        for name in ("generation_head", "editing_head"):
+        for name in ("generation_head",) if config.shared_image_head else ("generation_head", "editing_head"):
             setattr(self, name, WallarooMLP(width, config.mlp_hidden_size(name), num_codes, bias=False))
         self.post_init()
 
@@ -469,6 +501,9 @@ class WallarooForConditionalGeneration(
             input_ids, labels = self._fill_in_codes(
                 input_ids, labels, mm_token_type_ids, target_pixel_values, target_grid
             )
+        if labels is not None and use_cache is None:
+            # Nothing would use a cache, and with one transformers does not look for packed samples.
+            use_cache = False
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -497,7 +532,7 @@ class WallarooForConditionalGeneration(
                 loss = loss + value * (loss_weights or {}).get(name.split("_")[0], 1.0)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = getattr(self, self._task_of(task_ids).head)(hidden_states[:, kept])
+            logits = self.head_of(self._task_of(task_ids))(hidden_states[:, kept])
         return WallarooOutput(
             loss=loss,
             losses=losses,
@@ -506,6 +541,11 @@ class WallarooForConditionalGeneration(
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def head_of(self, task: Task) -> nn.Module:
+        """The module that predicts the task's next token."""
+        shared = self.config.shared_image_head and task.name == EDIT.name
+        return getattr(self, GENERATE.head if shared else task.head)
 
     @property
     def execution_device(self) -> torch.device:
@@ -601,7 +641,7 @@ class WallarooForConditionalGeneration(
             task, is_code = TASKS[name.split("_")[0]], name.endswith("_image")
             count = int(where.sum()) if counts is None else float(counts[index])
             where = where.to(hidden_states.device)
-            logits = getattr(self, task.head if is_code else "lm_head")(hidden_states[where]).float()
+            logits = self.head_of(task if is_code else UNDERSTAND)(hidden_states[where]).float()
             targets = labels[where] - (self.config.text_vocab_size if is_code else 0)
             total = nn.functional.cross_entropy(logits, targets.to(logits.device), reduction="sum")
             if count > 0:

@@ -45,7 +45,7 @@ from .prompts_wallaroo import (
     language_of,
 )
 
-SIZE_INDICATORS = ("token", "text", "none")
+SIZE_INDICATORS = ("token", "text", "cells", "none")
 # Where a part of a chat message may have its picture.
 PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 # What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
@@ -97,7 +97,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         layouts: prompt layouts, name -> task -> format; see `prompts_wallaroo.py`.
         layout: name of the layout used unless a call says otherwise.
         size_indicators: `"token"` (the paper's `<hw_info>`), `"text"` (the same characters as plain text, as stage
-            4's program had them), or `"none"` (stages 1 to 3a).
+            4's program had them), `"cells"` (tokens of the rows and columns of cells, an ablation of paper section 5; the
+            tokenizer must have them), or `"none"` (stages 1 to 3a).
         row_ends: whether rows of cells are parted by row ends; off for stages 1 to 3a.
         max_length: longest sequence, prompt and image turn together (paper section 4.1).
     """
@@ -312,7 +313,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             "size": "",
         }
         if self.size_indicators != "none":
-            parts["size"] = f" <indicator:{request.height}><indicator:{request.width}>"
+            height, width = grid if self.size_indicators == "cells" else (request.height, request.width)
+            parts["size"] = f" <indicator:{height}><indicator:{width}>"
         if request.source is not None:
             parts["source"] = f"{PIXEL_START}{self._rows(*grid, IMAGE_PAD)}{PIXEL_END}"
             parts["image"] = self.vision_block(request.source)

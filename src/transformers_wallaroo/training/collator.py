@@ -46,6 +46,7 @@ class WallarooDataCollator:
         pack_length (`int`, *optional*): tokens a row that samples are packed into, without seeing each other; 0 makes
             one row of them all, which flash attention needs. By default each sample is a row of its own.
         code_offset (`int`, *optional*): id of code 0, `config.text_vocab_size`; for samples with `codes`.
+        source_positions (`str`): `config.source_positions`; for packed rows, whose positions are made here.
         limits (`dict[str, int]`, *optional*): most tokens of a sample, by task; `processor.max_length` else.
         min_side (`int`): longest side in pixels below which an image to be learned by `generate` is not wanted.
         max_ratio (`float`, *optional*): longest side over shortest above which it is not.
@@ -62,6 +63,7 @@ class WallarooDataCollator:
         *,
         pack_length: int | None = None,
         code_offset: int | None = None,
+        source_positions: str = "1d",
         limits: Mapping[str, int] | None = None,
         min_side: int = 0,
         max_ratio: float | None = None,
@@ -79,6 +81,7 @@ class WallarooDataCollator:
         self.generator = generator
         self.pack_length = pack_length
         self.code_offset = code_offset
+        self.source_positions = source_positions
         self.limits = dict(limits or {})
         self.min_side = min_side
         self.max_ratio = max_ratio
@@ -116,6 +119,7 @@ class WallarooDataCollator:
                 pixels["image_grid_thw"].tolist() if "image_grid_thw" in pixels else [],
                 self.processor.image_processor.merge_size,
                 self.processor.tokenizer.pad_token_id,
+                source_positions=self.source_positions,
             )
         batch.update(pixels)
         if self.drop:

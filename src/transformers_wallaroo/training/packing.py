@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..image_grid_wallaroo import Task, TokenType
-from ..modeling_wallaroo import IGNORE_INDEX
+from ..modeling_wallaroo import IGNORE_INDEX, fold_source_positions
 
 
 @dataclass
@@ -67,7 +67,12 @@ def pad(samples: Sequence[EncodedSample], pad_token_id: int) -> dict[str, torch.
 
 
 def pack(
-    rows: Sequence[Sequence[EncodedSample]], grids: Sequence[Sequence[int]], merge_size: int, pad_token_id: int
+    rows: Sequence[Sequence[EncodedSample]],
+    grids: Sequence[Sequence[int]],
+    merge_size: int,
+    pad_token_id: int,
+    *,
+    source_positions: str = "1d",
 ) -> dict[str, torch.Tensor]:
     """Several samples a row, each with positions of its own.
 
@@ -79,6 +84,7 @@ def pack(
         grids: `image_grid_thw` of all pictures that the vision tower sees, row by row and sample by sample.
         merge_size: patches that the vision tower merges into one feature, along each side.
         pad_token_id: what fills a row that is shorter than the longest.
+        source_positions: as in the model's config.
 
     Returns:
         `input_ids`, `labels`, `mm_token_type_ids`, `task_ids`, all `(rows, length)`, and `position_ids`
@@ -96,7 +102,10 @@ def pack(
             _place(batch, sample, index, start)
             batch["task_ids"][index, start:end] = sample.task.index
             of_sample = [next(remaining) for _ in sample.seen]
-            positions[:, index, start:end] = torch.from_numpy(sample_positions(sample.types, of_sample, merge_size))
+            of_tokens = torch.from_numpy(sample_positions(sample.types, of_sample, merge_size))
+            if source_positions == "2d":
+                fold_source_positions(of_tokens[1:], torch.as_tensor(sample.types))
+            positions[:, index, start:end] = of_tokens
             start = end
         positions[:, index, start:] = torch.arange(shape[1] - start)
     batch["position_ids"] = positions

@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from ..configuration_wallaroo import WallarooConfig
 from ..processing_wallaroo import WallarooProcessor
 from .collator import WallarooDataCollator
 from .mixture import MixtureDataset
@@ -66,7 +67,7 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
     samples_a_step = config.batch_size * args.gradient_accumulation_steps * args.world_size
     length = config.steps * samples_a_step
     train = mixture(config.data, config.tasks, length, config.seed)
-    collator = build_collator(processor, config, model.config.text_vocab_size)
+    collator = build_collator(processor, config, model.config)
     evaluation = dict(config.evaluation)
     held_out = evaluation.pop("samples", 10 * config.batch_size)
     evaluate = mixture(evaluation, config.tasks, held_out, config.seed + 1) if evaluation else None
@@ -135,13 +136,14 @@ def mixture(entries: dict[str, Any], tasks: dict[str, int], length: int, seed: i
     return MixtureDataset(sources, {task: tasks[task] for task in sources}, length, seed=seed)
 
 
-def build_collator(processor: WallarooProcessor, config: StageConfig, code_offset: int) -> WallarooDataCollator:
+def build_collator(processor: WallarooProcessor, config: StageConfig, model_config: WallarooConfig) -> WallarooDataCollator:
     return WallarooDataCollator(
         processor,
         mask_ratio=config.mask_ratio,
         unconditional_probability=config.unconditional_probability,
         pack_length=config.pack_length,
-        code_offset=code_offset,
+        code_offset=model_config.text_vocab_size,
+        source_positions=model_config.source_positions,
         limits=config.limits,
         min_side=config.min_side,
         max_ratio=config.max_ratio,

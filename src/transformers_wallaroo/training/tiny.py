@@ -102,7 +102,9 @@ def build_tokenizer() -> Qwen2Tokenizer:
     )
     sides = sorted({side for _, *size in BUCKETS for side in size})
     # As ordinary tokens, like the released ones: `add_wallaroo_tokens` with this world's sizes.
-    tokenizer.add_tokens([*MARKS, *(f"<indicator:{side}>" for side in sides)])
+    # The last are for `size_indicators="cells"`, an ablation.
+    indicators = [*sides, *(side // CELL for side in sides)]
+    tokenizer.add_tokens([*MARKS, *(f"<indicator:{count}>" for count in indicators)])
     return tokenizer
 
 

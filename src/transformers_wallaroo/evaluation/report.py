@@ -1,0 +1,147 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""From scored samples to the numbers of a report. Every score is a mean of kinds, so that each kind counts the same."""
+
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .tables import report_text
+
+# Samples of what training shows; of combinations of shape, colour and place that it never shows; and, for drawing,
+# seen ones whose prompts name places as those of held-out samples do: what held-out drawings are compared with.
+SEEN, HELD_OUT, SEEN_PLACED = PARTS = ("seen", "held_out", "seen_placed")
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """What a model made of one sample.
+
+    Attributes:
+        task, kind, language: of the sample.
+        bucket: its size, such as `"32x64"` (height x width in pixels).
+        part: one of `PARTS`.
+        correct: 0 or 1.
+        size_exact: 0 or 1; `None` for an answer.
+        preserved: share of the things left alone that are still there; `None` where there are none.
+        reasons: what is wrong with a picture.
+        asked: prompt or question.
+        answered: the answer as it was compared; `None` for a picture.
+    """
+
+    task: str
+    kind: str
+    language: str
+    bucket: str
+    part: str
+    correct: int
+    size_exact: int | None = None
+    preserved: float | None = None
+    reasons: tuple[str, ...] = ()
+    asked: str = ""
+    answered: str | None = None
+
+
+@dataclass(frozen=True)
+class ShapesReport:
+    """The outcome of `evaluate_shapes`. As a string it is its tables.
+
+    Attributes:
+        scored: all samples.
+        scorer: what the scorer itself scores: on rendered scenes, and on scenes that went through the VQ tokenizer.
+        settings: what was evaluated and how.
+    """
+
+    scored: Sequence[ScoredSample]
+    scorer: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON has it: `overall` and the like by task, in 0..1."""
+        tasks = list(dict.fromkeys(sample.task for sample in self.scored))
+        seen = {task: self._of(task, SEEN) for task in tasks}
+        summaries = {task: summarize(samples) for task, samples in seen.items()}
+        pictures = [sample for sample in self.scored if sample.size_exact is not None]
+        return {
+            "overall": {task: summary["score"] for task, summary in summaries.items()},
+            "standard_error": {task: summary["standard_error"] for task, summary in summaries.items()},
+            "kinds": {task: _kinds(samples) for task, samples in seen.items()},
+            "languages": {task: _by(samples, lambda sample: sample.language) for task, samples in seen.items()},
+            "buckets": {task: _by(samples, lambda sample: sample.bucket) for task, samples in seen.items()},
+            "held_out": {task: self._held_out(task) for task in tasks if self._of(task, HELD_OUT)},
+            "size_exact": mean([sample.size_exact for sample in pictures]),
+            "preserved": mean([sample.preserved for sample in seen.get("edit", []) if sample.preserved is not None]),
+            "reasons": {task: _reasons(samples) for task, samples in seen.items() if task != "understand"},
+            "scorer": self.scorer,
+            "settings": self.settings,
+        }
+
+    def _of(self, task: str, part: str) -> list[ScoredSample]:
+        return [sample for sample in self.scored if (sample.task, sample.part) == (task, part)]
+
+    def _held_out(self, task: str) -> dict[str, Any]:
+        """The score on held-out combinations beside that on seen ones that are asked for in the same way."""
+        samples = self._of(task, HELD_OUT)
+        score, seen = summarize(samples), summarize(self._of(task, SEEN_PLACED) or self._of(task, SEEN))
+        ratio = score["score"] / seen["score"] if seen["score"] else None
+        return {**score, "kinds": _kinds(samples), "seen": seen, "ratio": ratio}
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report as JSON, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    def __str__(self) -> str:
+        return report_text(self.to_dict())
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """`None` of nothing."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def summarize(samples: Sequence[ScoredSample]) -> dict[str, Any]:
+    """`score`: the mean of the kinds' means; `standard_error` of it, from the samples' spread; `samples`: how many."""
+    kinds: dict[str, list[int]] = defaultdict(list)
+    for sample in samples:
+        kinds[sample.kind].append(sample.correct)
+    means = [(sum(values) / len(values), len(values)) for values in kinds.values()]
+    score = mean([value for value, _ in means])
+    variance = sum(value * (1 - value) / count for value, count in means)
+    return {
+        "score": score,
+        "standard_error": math.sqrt(variance) / len(means) if means else None,
+        "samples": len(samples),
+    }
+
+
+def _by(samples: Sequence[ScoredSample], key: Callable[[ScoredSample], str]) -> dict[str, Any]:
+    """The summary of each group, in the order of their names."""
+    groups: dict[str, list[ScoredSample]] = defaultdict(list)
+    for sample in samples:
+        groups[key(sample)].append(sample)
+    return {name: summarize(groups[name]) for name in sorted(groups)}
+
+
+def _kinds(samples: Sequence[ScoredSample]) -> dict[str, Any]:
+    """The summary of each kind, and the scores of the languages in it."""
+    summaries = _by(samples, lambda sample: sample.kind)
+    for kind, summary in summaries.items():
+        of_kind = [sample for sample in samples if sample.kind == kind]
+        summary.update({name: value["score"] for name, value in _by(of_kind, lambda s: s.language).items()})
+    return summaries
+
+
+def _reasons(samples: Sequence[ScoredSample]) -> dict[str, int]:
+    """How many pictures are wrong for each reason, the commonest first; a picture may have several."""
+    return dict(Counter(reason for sample in samples for reason in sample.reasons).most_common())
+
+
+__all__ = ["HELD_OUT", "PARTS", "SEEN", "SEEN_PLACED", "ScoredSample", "ShapesReport", "summarize"]
