@@ -38,7 +38,7 @@ def main() -> None:
     root = Path(options.output).resolve()
     started = time.monotonic()
     if not (root / "vq" / "config.json").is_file():
-        train_vq(VQTrainingConfig.load(RECIPES / "vq.yaml"), output_dir=str(root / "vq"))
+        train_vq(VQTrainingConfig.from_yaml(RECIPES / "vq.yaml"), output_dir=str(root / "vq"))
     if not (root / "init" / "processor_config.json").is_file():
         model, processor = build_tiny(WallarooVQModel.from_pretrained(root / "vq").config, seed=options.seed)
         model.save_pretrained(root / "init")

@@ -7,17 +7,18 @@ What a user did wrong (`ValueError`, `OSError`, a missing extra) ends in one sen
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from transformers.utils import logging
+from typer.core import TyperGroup
 
 from . import __version__
 
 USER_ERROR, INTERRUPTED = 2, 130
 
 
-class Commands(typer.core.TyperGroup):
+class Commands(TyperGroup):
     """A group whose commands end in a sentence where a user did something wrong."""
 
     def invoke(self, ctx):
@@ -33,12 +34,13 @@ class Commands(typer.core.TyperGroup):
 
 
 # Plain help: what one reads is what a pipe, a log and a narrow terminal show as well.
-OPTIONS = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-app = typer.Typer(cls=Commands, **OPTIONS)
-eval_app = typer.Typer(**OPTIONS)
+app = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+eval_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(eval_app, name="eval")
 
-Recipe = Annotated[Path, typer.Argument(help="YAML file of the recipe, such as examples/recipes/tiny/base.yaml.")]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML file of the recipe, such as examples/recipes/tiny/base.yaml.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="What to change in the recipe; the value is read as YAML."),
@@ -54,7 +56,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def wallaroo(
-    version: Annotated[  # noqa: ARG001, its callback does it
+    version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
@@ -83,15 +85,26 @@ def evaluate_shapes(
     checkpoint: Annotated[
         str | None, typer.Option(metavar="PATH", help="Folder or Hub name; the embedded wallaroo-tiny by default.")
     ] = None,
-    samples: Annotated[int, typer.Option(help="Samples of each task; held-out ones are half as many.")] = 360,
-    seed: Annotated[int, typer.Option(help="Of samples and pictures. Do not take one that training used.")] = 20260,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Samples of each task; held-out ones are half as many.")
+    ] = 360,
+    seed: Annotated[
+        int, typer.Option(metavar="S", help="Of samples and pictures. Do not take one that training used.")
+    ] = 20260,
     json: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the report to this file as well.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="Only this task: understand, generate or edit. May be given again.")
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Only this task: understand, generate or edit. May be given again."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at once. It changes the time, not the scores.")] = 64,
-    guidance_scale: Annotated[float | None, typer.Option(help="Of pictures; the model's default is 3.")] = None,
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; a GPU where there is one.")] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Samples at once. It changes the time, not the scores.")
+    ] = 64,
+    guidance_scale: Annotated[
+        float | None, typer.Option(metavar="X", help="Of pictures; the model's default is 3.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
+    ] = None,
 ) -> None:
     """Score answers, pictures and edits on the shapes world, where every answer is known exactly.
 
@@ -112,11 +125,10 @@ def evaluate_shapes(
     logging.disable_progress_bar()
     model, processor = load_checkpoint(checkpoint, device=device)
     logging.enable_progress_bar()
-    options = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    tasks = {"tasks": task} if task else {}
-    report = run_evaluation(
-        model, processor, samples=samples, seed=seed, batch_size=batch_size, **tasks, **options
-    )
+    options: dict[str, Any] = {"tasks": task} if task else {}
+    if guidance_scale is not None:
+        options["guidance_scale"] = guidance_scale
+    report = run_evaluation(model, processor, samples=samples, seed=seed, batch_size=batch_size, **options)
     typer.echo(str(report))
     if json is not None:
         report.save(json)
@@ -153,10 +165,11 @@ def train_vq(recipe: Recipe, overrides: Overrides = None, resume: Resume = True)
 
     The same command goes on with a run that was stopped.
     """
+    from .training.recipes import read_recipe
     from .training.vq import train_vq as run_training
     from .training.vq_data import VQTrainingConfig
 
-    config = VQTrainingConfig.from_yaml(recipe, overrides or ())
+    config = VQTrainingConfig.from_dict(read_recipe(recipe, overrides or ()))
     with _Interruptible(config.output_dir):
         run_training(config, resume=resume)
     _say_once(f"The tokenizer is in {config.output_dir}.")
@@ -171,9 +184,9 @@ class _Interruptible:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error, traceback) -> None:  # noqa: ARG002
+    def __exit__(self, kind, error, traceback) -> None:
         if kind is KeyboardInterrupt:
-            _say_once(f"Stopped. The same command goes on from the last checkpoint in {self.output}.")
+            _say_once(f"Stopped. The same command goes on from the last checkpoint in {self.output}, if there is one.")
             raise typer.Exit(INTERRUPTED) from error
 
 

@@ -60,10 +60,19 @@ class WallarooVQConfig(JanusVQVAEConfig):
     """Configuration of the VQ image tokenizer (LlamaGen VQ-16, docs/protocol.md section 2).
 
     The fields are those of `JanusVQVAEConfig`; the defaults are the released ones (16384 codes x 8, 16x downsampling).
+
+    Args:
+        norm_num_groups (`int`): groups of channels in every GroupNorm. A narrow tokenizer needs fewer than the released
+            32: a group of one channel forgets the channel's mean, and with it the colour of a plain picture.
+        cell_wise (`bool`): encode and decode every cell by itself, as a picture of one cell. GroupNorm then sees the
+            cell alone, so that equal cells have equal codes; for flat pictures whose cells tell of no others.
     """
 
     model_type = "wallaroo_vq"
     base_config_key = "vq_config"
+
+    norm_num_groups: int = 32
+    cell_wise: bool = False
 
     @property
     def downsample_factor(self) -> int:

@@ -42,8 +42,8 @@ def load_checkpoint(
     config = AutoConfig.from_pretrained(path)
     if not isinstance(config, WallarooConfig):
         raise ValueError(
-            f"`checkpoint` must be a Wallaroo, but {path} is of the type {config.model_type!r}. A Qwen2.5-VL becomes one "
-            "by conversion/init_from_qwen.py, the released weights by conversion/convert_checkpoint.py."
+            f"`checkpoint` must be a Wallaroo, but {path} is of the type {config.model_type!r}. A Qwen2.5-VL becomes "
+            "one by conversion/init_from_qwen.py, the released weights by conversion/convert_checkpoint.py."
         )
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if target.type == "cpu" else "auto")}

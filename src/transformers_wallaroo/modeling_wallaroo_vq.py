@@ -44,6 +44,18 @@ class WallarooVQModel(JanusVQVAE):
 
     config: WallarooVQConfig
 
+    def __init__(self, config: WallarooVQConfig):
+        super().__init__(config)
+        # Janus's networks are made with 32 groups, whatever their width.
+        norms = [module for module in self.modules() if isinstance(module, nn.GroupNorm)]
+        for norm in norms if config.norm_num_groups != 32 else []:
+            if norm.num_channels % config.norm_num_groups:
+                raise ValueError(
+                    f"`norm_num_groups` is {config.norm_num_groups}, which does not divide a layer's "
+                    f"{norm.num_channels} channels (`base_channels` times `channel_multiplier`)."
+                )
+            norm.num_groups = config.norm_num_groups
+
     def _apply(self, fn, *args, **kwargs):
         """Moves with the model but stays in its precision: `model.to(torch.bfloat16)` and `.half()` pass it over."""
 
@@ -52,6 +64,11 @@ class WallarooVQModel(JanusVQVAE):
             return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
         return super()._apply(keep_precision, *args, **kwargs)
+
+    @property
+    def _chunk(self) -> int:
+        """Images, or cells, that go through the convolutions at once."""
+        return ENCODE_CHUNK * (64 if self.config.cell_wise else 1)
 
     @property
     def downsample_factor(self) -> int:
@@ -78,12 +95,19 @@ class WallarooVQModel(JanusVQVAE):
             )
         device, dtype = execution_device(self.quant_conv), self.quant_conv.weight.dtype
         with torch.autocast(device.type, enabled=False):
+            images = pixel_values.to(device, dtype)
+            if self.config.cell_wise:
+                images = images.unflatten(2, (-1, self.downsample_factor)).unflatten(4, (-1, self.downsample_factor))
+                images = images.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
             latents = torch.cat(
                 [
                     nn.functional.normalize(self.quant_conv(self.encoder(chunk)), dim=1)
-                    for chunk in pixel_values.to(device, dtype).split(ENCODE_CHUNK)
+                    for chunk in images.split(self._chunk)
                 ]
             ).permute(0, 2, 3, 1)
+            if self.config.cell_wise:
+                grid = (height // self.downsample_factor, width // self.downsample_factor)
+                latents = latents.flatten(0, 2).unflatten(0, (-1, *grid))
             codebook = self.embed_codes(torch.arange(self.config.num_embeddings, device=device))
             # Both sides are unit vectors, so the nearest entry is the one with the largest inner product.
             codes = (latents @ codebook.T).argmax(dim=-1)
@@ -104,7 +128,12 @@ class WallarooVQModel(JanusVQVAE):
         device, dtype = execution_device(self.post_quant_conv), self.post_quant_conv.weight.dtype
         with torch.autocast(device.type, enabled=False):
             quantized = self.embed_codes(codes.to(device)).to(dtype).permute(0, 3, 1, 2)
-            return torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(ENCODE_CHUNK)])
+            if self.config.cell_wise:
+                quantized = quantized.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
+            pixels = torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(self._chunk)])
+            if self.config.cell_wise:
+                pixels = pixels.unflatten(0, codes.shape).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+            return pixels
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Reconstruction of `pixel_values`: encode, then decode."""

@@ -2,7 +2,7 @@
 """Training of the VQ tokenizer: recipes, pictures, losses, resume, report."""
 
 import json
-import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +10,14 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+
 from transformers_wallaroo.configuration_wallaroo import WallarooVQConfig
 from transformers_wallaroo.modeling_wallaroo_vq import WallarooVQModel
 from transformers_wallaroo.shapes.world import BUCKETS, CELL, HELD_OUT, STYLES, Scene, Thing, render
 from transformers_wallaroo.training import vq_report
-from transformers_wallaroo.training.vq import VQObjective, foreground, same_cells, train_vq
+from transformers_wallaroo.training.vq import VQObjective, foreground, init_convolutions, same_cells, train_vq
 from transformers_wallaroo.training.vq_data import PictureFolder, ShapesPictures, VQCollator, VQTrainingConfig
 from transformers_wallaroo.training.vq_report import codes_report, nearest_cells, reconstruction_sheet, report_scenes
-
-from pathlib import Path
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "tiny" / "vq.yaml"
 TINY = {
@@ -96,6 +95,15 @@ def test_shapes_pictures_show_all_there_is_but_nothing_held_out():
     assert cells == set(range(98))
 
 
+def test_a_share_of_the_runs_is_of_small_pictures():
+    pictures = ShapesPictures(0, 800, small_share=0.5)
+    sizes = [(pictures.scene(i).rows, pictures.scene(i).columns) for i in range(800)]
+    runs = [sizes[start : start + 8] for start in range(0, 800, 8)]
+    assert all(len(set(run)) == 1 for run in runs)
+    assert 35 <= sum(run[0] == (2, 2) for run in runs) <= 65
+    assert len(set(sizes)) == 1 + len(BUCKETS)
+
+
 def test_a_folder_of_pictures_comes_in_another_order_each_time_round(tmp_path):
     (tmp_path / "more").mkdir()
     for index in range(6):
@@ -122,7 +130,9 @@ def test_folders_without_pictures_and_odd_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="`data` must be 'shapes' or a folder with pictures"):
         PictureFolder(tmp_path, (32, 32), 0, 1, factor=16)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"`size` must be height and width, multiples of 16 pixels, but got \[32, 40\]"):
+    with pytest.raises(
+        ValueError, match=r"`size` must be height and width, multiples of 16 pixels, but got \[32, 40\]"
+    ):
         PictureFolder(tmp_path, (32, 40), 0, 1, factor=16)
 
 
@@ -161,12 +171,21 @@ def test_the_foreground_is_what_has_not_the_commonest_color():
 
 def test_tied_cells_share_a_code_and_are_drawn_together(tiny):
     pixels = batch(Scene(2, 2, "white", (Thing("star", "red", 0, 0),)))
-    free = VQObjective(tiny, tiny_config()).eval()(pixels)
-    tied = VQObjective(tiny, tiny_config(same_cell_weight=1.0)).eval()(pixels)
-    assert free["same_cell"] == 0
-    assert tied["same_cell"] > 0
-    codes = tiny.encode(pixels[0]).codes
-    assert codes.shape == (1, 2, 2)
+    latents = tiny.encode(pixels[0]).latents.flatten(0, 2)
+    free = VQObjective(tiny, tiny_config()).eval()
+    tied = VQObjective(tiny, tiny_config(same_cell_weight=1.0)).eval()
+    means = torch.stack([latents[0], latents[1:].mean(dim=0)])
+    spread = (latents - means[[0, 1, 1, 1]]).square().sum(dim=-1).mean()
+    assert spread > 1e-4
+    assert free(pixels)["same_cell"] == 0
+    torch.testing.assert_close(tied(pixels)["same_cell"], spread, rtol=1e-3, atol=1e-6)
+    # The star and the three bare cells: a code each, as often as there are such cells.
+    share = torch.tensor([0.25, 0.75])
+    torch.testing.assert_close(tied(pixels)["perplexity"], (-(share * share.log()).sum()).exp())
+    with torch.no_grad():  # a codebook in which every latent has a code of its own
+        tiny.quantize.embedding.weight[:4] = latents
+    torch.testing.assert_close(free(pixels)["perplexity"], torch.tensor(4.0))
+    torch.testing.assert_close(tied(pixels)["perplexity"], (-(share * share.log()).sum()).exp())
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny):
@@ -181,3 +200,219 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tiny):
     losses = VQObjective(tiny, tiny_config(**weights)).eval()(batch(Scene(2, 2, "white")))
     expected = sum(weight * losses[name.removesuffix("_weight")] for name, weight in weights.items())
     torch.testing.assert_close(losses["loss"], expected)
+
+
+def test_a_dead_code_moves_to_a_latent_that_no_code_is_near():
+    torch.manual_seed(0)
+    model = WallarooVQModel(WallarooVQConfig(**TINY))
+    objective = VQObjective(model, tiny_config(dead_after=3, restart_distance=0.1)).train()
+    codebook = model.quantize.embedding.weight
+    anchors = torch.nn.functional.normalize(torch.stack([codebook[0].detach() + 0.01, -codebook[0].detach()]), dim=-1)
+    before = codebook.detach().clone()
+    objective.idle[5] = 2
+    objective._restart_dead_codes(anchors)
+    assert torch.equal(codebook, before)
+    objective.idle[5] = 3
+    objective._restart_dead_codes(anchors)
+    changed = (codebook != before).any(dim=1).nonzero().flatten().tolist()
+    assert changed == [5]
+    # The second latent is far from all codes; the first has a code beside it.
+    torch.testing.assert_close(codebook[5], anchors[1])
+    assert objective.idle[5] == 0
+    objective.idle[5] = 3
+    objective._restart_dead_codes(anchors)
+    torch.testing.assert_close(codebook[5], anchors[1])
+
+
+def test_codes_that_are_used_are_not_idle():
+    torch.manual_seed(0)
+    objective = VQObjective(WallarooVQModel(WallarooVQConfig(**TINY)), tiny_config()).train()
+    pixels = batch(Scene(2, 2, "white"))
+    objective(pixels)
+    assert set(objective.idle.tolist()) == {0, 1}
+    idle = objective.idle.clone()
+    objective.eval()(pixels)
+    assert torch.equal(objective.idle, idle)
+
+
+def test_the_decoder_reads_the_code_and_the_encoder_gets_its_gradient(tiny):
+    objective = VQObjective(tiny, tiny_config(commitment_weight=0.0, codebook_weight=0.0)).eval()
+    pixels = batch(Scene(2, 2, "white", (Thing("star", "red", 0, 0),)))
+    losses = objective(pixels)
+    codes = tiny.encode(pixels[0]).codes
+    expected = (tiny.decode(codes) - pixels[0]).square().mean()
+    torch.testing.assert_close(losses["pixel_l2"], expected, rtol=1e-4, atol=1e-5)
+    tiny.zero_grad()
+    losses["loss"].backward()
+    assert tiny.encoder.conv_in.weight.grad.abs().max() > 0
+    assert tiny.quantize.embedding.weight.grad is None or tiny.quantize.embedding.weight.grad.abs().max() == 0
+    tiny.zero_grad(set_to_none=True)
+
+
+def test_the_first_weights_keep_the_size_of_the_signal():
+    torch.manual_seed(0)
+    model = WallarooVQModel(WallarooVQConfig(**TINY))
+    signal = torch.randn(4, 32, 16, 16)
+    conv = model.decoder.up[0].upsample.conv
+    init_convolutions(model, 1.0)
+    assert conv(signal).std().item() == pytest.approx(1.0, abs=0.15)
+    assert conv.bias.abs().max() > 0
+    init_convolutions(model, 3.0)
+    assert conv(signal).std().item() == pytest.approx(3.0, abs=0.45)
+
+
+def test_without_quantisation_at_first_the_decoder_reads_latents():
+    torch.manual_seed(0)
+    model = WallarooVQModel(WallarooVQConfig(**TINY))
+    objective = VQObjective(model, tiny_config(continuous_steps=1)).train()
+    pixels = batch(Scene(2, 2, "white", (Thing("star", "red", 0, 0),)))
+    first, second = objective(pixels), objective(pixels)
+    assert first["commitment"] == 0
+    assert second["commitment"] > 0
+    assert first["pixel_l2"] != second["pixel_l2"]
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def test_training_stops_and_goes_on_as_if_nothing_had_happened(tmp_path):
+    config = tiny_config(same_cell_weight=0.5, contrast_weight=1.0, dead_after=1, continuous_steps=1)
+    whole = train_vq(config, output_dir=tmp_path / "whole")
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    # What a run that was killed after its second step leaves.
+    (tmp_path / "whole" / "checkpoints" / "checkpoint-2").rename(checkpoints / "checkpoint-2")
+    resumed = train_vq(config, output_dir=tmp_path / "cut")
+    history = json.loads((checkpoints / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history] == [1, 2, 3, 4]
+    assert {"loss", "pixel_l2", "pixel_l1", "commitment", "codebook", "same_cell", "perplexity"} < set(history[0])
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    assert (
+        history
+        == json.loads((tmp_path / "whole" / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())[
+            "log_history"
+        ]
+    )
+
+
+def test_a_trained_tokenizer_is_saved_whole_with_a_normalised_codebook(tmp_path):
+    model = train_vq(tiny_config(steps=2), output_dir=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json", "model.safetensors"]
+    weights = load_file(tmp_path / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    norms = weights["quantize.embedding.weight"].norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    loaded = WallarooVQModel.from_pretrained(tmp_path)
+    pixels = batch(Scene(2, 3, "black"))[0]
+    assert torch.equal(loaded(pixels), model(pixels))
+    assert not model.training
+
+
+def test_training_makes_pictures_better():
+    torch.manual_seed(0)
+    model = WallarooVQModel(WallarooVQConfig(**TINY))
+    init_convolutions(model, 1.0)
+    objective = VQObjective(model, tiny_config(contrast_weight=1.0, continuous_steps=100)).train()
+    optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
+    pixels = batch(*(ShapesPictures(0, 8).scene(index) for index in range(8)))
+    history = []
+    for _ in range(20):
+        losses = objective(pixels)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+    assert history[-1]["pixel_l2"] < 0.9 * history[0]["pixel_l2"]
+    assert history[-1]["contrast"] < 0.8 * history[0]["contrast"]
+    assert history[-1]["perplexity"] > 2
+
+
+def test_a_folder_trains(tmp_path):
+    for index in range(3):
+        Image.new("RGB", (50, 50), (80 * index, 10, 200)).save(tmp_path / f"{index}.png")
+    config = tiny_config(data=str(tmp_path), size=[32, 48], steps=1)
+    train_vq(config, output_dir=tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+class Exact:
+    """Stands in for a tokenizer: the code of a cell is its number in the world, plus what `noise` says."""
+
+    downsample_factor = CELL
+    config = WallarooVQConfig(**{**TINY, "num_embeddings": 200})
+
+    def __init__(self, noise=lambda cells: 0 * cells):
+        self.noise = noise
+
+    def eval(self):
+        return self
+
+    def __call__(self, pixel_values):
+        return self.decode(self.encode(pixel_values).codes)
+
+    def encode(self, pixel_values):
+        cells = torch.from_numpy(nearest_cells(vq_report.to_bytes(pixel_values)))
+        return type("Output", (), {"codes": cells + self.noise(cells)})
+
+    def decode(self, codes):
+        cells = vq_report.world_cells()[(codes % 100).numpy()].reshape(*codes.shape, CELL, CELL, 3)
+        batch, rows, columns = codes.shape
+        pixels = cells.swapaxes(2, 3).reshape(batch, rows * CELL, columns * CELL, 3)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_the_report_of_an_exact_tokenizer():
+    report = codes_report(Exact(), scenes=60, seed=0)
+    assert (report.scenes, report.scenes_right, report.cells_right) == (60, 1.0, 1.0)
+    assert (report.noise_bits, report.codes_per_cell, report.most_codes, report.cells_per_code) == (0.0, 1.0, 1, 1.0)
+    assert report.codes_used == report.cells_seen
+    assert report.psnr > 45
+
+
+def test_the_report_measures_noise_in_bits():
+    # Every second column has another code: a fair coin, one bit.
+    noisy = Exact(lambda cells: 100 * (torch.arange(cells.shape[2]) % 2))
+    report = codes_report(noisy, scenes=[Scene(4, 4, "white"), Scene(2, 4, "black")])
+    assert report.noise_bits == pytest.approx(1.0)
+    assert (report.most_codes, report.codes_per_cell, report.cells_seen, report.codes_used) == (2, 2.0, 2, 4)
+    assert report.scenes_right == 1.0
+
+
+def test_the_report_counts_scenes_with_a_wrong_cell():
+    class Wrong(Exact):
+        def decode(self, codes):
+            return super().decode(torch.where(codes == codes.max(), 0, codes))
+
+    scenes = [Scene(2, 2, "white"), Scene(2, 2, "white", (Thing("star", "red", 0, 0),))]
+    report = codes_report(Wrong(), scenes=scenes)
+    assert (report.scenes_right, report.cells_right) == (0.5, 7 / 8)
+
+
+def test_the_report_wants_cells_of_the_world():
+    model = Exact()
+    model.downsample_factor = 8
+    with pytest.raises(ValueError, match=r"`model` must make one code of 16x16 pixels, .* makes one of 8x8"):
+        codes_report(model, scenes=1)
+
+
+def test_report_scenes_are_sparse_and_hold_what_training_does_not():
+    scenes = report_scenes(0, 300)
+    assert {len(scene.things) for scene in scenes} == {0, 1, 2, 3, 4}
+    assert any(scene.holds_out() for scene in scenes)
+
+
+def test_the_world_has_98_distinct_cells():
+    assert len(np.unique(vq_report.world_cells(), axis=0)) == len(vq_report.world_cells()) == 98
+
+
+def test_the_sheet_shows_each_picture_above_its_reconstruction():
+    scenes = [ShapesPictures(0, 10).scene(i) for i in range(3)]
+    sheet = np.asarray(reconstruction_sheet(Exact(), [render(scene) for scene in scenes], scale=2, columns=2))
+    height, width = scenes[0].height * 2, scenes[0].width * 2
+    above, below = sheet[4 : 4 + height, 4 : 4 + width], sheet[8 + height : 8 + 2 * height, 4 : 4 + width]
+    assert np.abs(above.astype(int) - below).max() <= 1
+    assert above.std() > 0

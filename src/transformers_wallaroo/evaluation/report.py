@@ -5,16 +5,18 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..shapes import KINDS, LANGUAGES, SIZES
 from .tables import report_text
 
 # Samples of what training shows; of combinations of shape, colour and place that it never shows; and, for drawing,
 # seen ones whose prompts name places as those of held-out samples do: what held-out drawings are compared with.
 SEEN, HELD_OUT, SEEN_PLACED = PARTS = ("seen", "held_out", "seen_placed")
+BUCKET_NAMES = tuple(f"{height}x{width}" for height, width in SIZES)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class ShapesReport:
             "overall": {task: summary["score"] for task, summary in summaries.items()},
             "standard_error": {task: summary["standard_error"] for task, summary in summaries.items()},
             "kinds": {task: _kinds(samples) for task, samples in seen.items()},
-            "languages": {task: _by(samples, lambda sample: sample.language) for task, samples in seen.items()},
-            "buckets": {task: _by(samples, lambda sample: sample.bucket) for task, samples in seen.items()},
+            "languages": {task: _by(samples, _language, LANGUAGES) for task, samples in seen.items()},
+            "buckets": {task: _by(samples, lambda s: s.bucket, BUCKET_NAMES) for task, samples in seen.items()},
             "held_out": {task: self._held_out(task) for task in tasks if self._of(task, HELD_OUT)},
             "size_exact": mean([sample.size_exact for sample in pictures]),
             "preserved": mean([sample.preserved for sample in seen.get("edit", []) if sample.preserved is not None]),
@@ -122,20 +124,26 @@ def summarize(samples: Sequence[ScoredSample]) -> dict[str, Any]:
     }
 
 
-def _by(samples: Sequence[ScoredSample], key: Callable[[ScoredSample], str]) -> dict[str, Any]:
-    """The summary of each group, in the order of their names."""
+def _by(
+    samples: Sequence[ScoredSample], key: Callable[[ScoredSample], str], order: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The summary of each group that has samples."""
     groups: dict[str, list[ScoredSample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
-    return {name: summarize(groups[name]) for name in sorted(groups)}
+    return {name: summarize(groups[name]) for name in order if name in groups}
+
+
+def _language(sample: ScoredSample) -> str:
+    return sample.language
 
 
 def _kinds(samples: Sequence[ScoredSample]) -> dict[str, Any]:
-    """The summary of each kind, and the scores of the languages in it."""
-    summaries = _by(samples, lambda sample: sample.kind)
+    """The summary of each kind of a task, and the scores of the languages in it."""
+    summaries = _by(samples, lambda sample: sample.kind, KINDS[samples[0].task])
     for kind, summary in summaries.items():
         of_kind = [sample for sample in samples if sample.kind == kind]
-        summary.update({name: value["score"] for name, value in _by(of_kind, lambda s: s.language).items()})
+        summary.update({name: value["score"] for name, value in _by(of_kind, _language, LANGUAGES).items()})
     return summaries
 
 

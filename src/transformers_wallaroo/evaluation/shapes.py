@@ -21,13 +21,12 @@ from .report import HELD_OUT, PARTS, SEEN, SEEN_PLACED, ScoredSample, ShapesRepo
 # is a sample there.
 DEFAULT_SEED = 20260
 DEFAULT_SAMPLES = 360  # a multiple of kinds times languages times sizes
-SCORER_SCENES = 500
 # The longest answer describes four things in about 30 tokens.
 MAX_NEW_TOKENS = 48
 
 Sample = Mapping[str, Any]
-# What a model makes of samples of one task, in their order: answers or pictures. Picture `i` is drawn with the seed that
-# is given plus `i`.
+# What a model makes of samples of one task, in their order: answers or pictures. Picture `i` is drawn with the given
+# seed plus `i`.
 Respond = Callable[[Sequence[Sample], int], Sequence[Any]]
 
 
@@ -49,7 +48,7 @@ def evaluate_shapes(
 
     Args:
         tasks: of `"understand"`, `"generate"` and `"edit"`.
-        samples: how many of each task; kinds, languages and sizes take turns.
+        samples: how many of each task; kinds, languages and sizes take turns. The scorer is tried on as many scenes.
         held_out: how many of combinations that are never in training; half of `samples` by default.
         seed: of samples and pictures. Recipes train on small seeds; do not take one of theirs.
         show_progress: a progress bar; by default where stderr is a terminal.
@@ -67,10 +66,9 @@ def evaluate_shapes(
         batch_size=batch_size,
         show_progress=show_progress,
     )
-    scorer = {
-        "rendered": _scorer(None),
-        "tokenized": _scorer(through_tokenizer(model, processor)),
-    }
+    scorer = {"rendered": _scorer(samples, None)}
+    if set(tasks) - {"understand"}:
+        scorer["tokenized"] = _scorer(samples, through_tokenizer(model, processor))
     model.train(was_training)
     settings = {
         "checkpoint": model.name_or_path,
@@ -92,8 +90,8 @@ def evaluate_shapes(
     return ShapesReport(scored, scorer, settings)
 
 
-def _scorer(transform: Callable[[Image.Image], Image.Image] | None) -> dict[str, Any]:
-    report = scorer_report(SCORER_SCENES, transform)
+def _scorer(scenes: int, transform: Callable[[Image.Image], Image.Image] | None) -> dict[str, Any]:
+    report = scorer_report(scenes, transform)
     return {name: value for name, value in report.items() if name != "failed"}
 
 
@@ -140,7 +138,7 @@ def evaluation_samples(task: str, count: int, seed: int, *, part: str = SEEN) ->
     for index in range(count):
         # Two languages and five sizes have no common divisor, so counting through both comes to every pair.
         turn = index // len(kinds) + index % len(kinds)
-        options = {
+        options: dict[str, Any] = {
             "kind": kinds[index % len(kinds)],
             "language": languages[turn % len(languages)],
             "bucket": SIZES[turn % len(SIZES)],

@@ -41,8 +41,7 @@ def _task_text(report: Mapping[str, Any], task: str) -> str:
     kinds, languages = report["kinds"][task], report["languages"][task]
     held_out = report["held_out"].get(task)
     rows = [
-        _row(kind, summary, summary, held_out and held_out["kinds"].get(kind, {}))
-        for kind, summary in kinds.items()
+        _row(kind, summary, summary, held_out and held_out["kinds"].get(kind, {})) for kind, summary in kinds.items()
     ]
     scores = {language: languages[language]["score"] for language in languages}
     total = {
@@ -54,11 +53,11 @@ def _task_text(report: Mapping[str, Any], task: str) -> str:
     header = ("kind", *LANGUAGES.values(), "both", "held out", "samples")
     text = f"{TITLES[task]}: {number(total['score'], total['standard_error'])}\n\n{table(header, rows)}"
     if held_out:
+        seen = held_out["seen"]
         text += (
-            f"\n\nHeld-out combinations {number(held_out['score'], held_out['standard_error'])} "
-            f"({held_out['samples']} samples), seen ones asked in the same way "
-            f"{number(held_out['seen']['score'], held_out['seen']['standard_error'])}: "
-            f"{number(held_out['ratio'])} of it."
+            f"\n\nHeld-out combinations: {number(held_out['score'], held_out['standard_error'])} "
+            f"({held_out['samples']} samples). Seen ones, asked in the same way: "
+            f"{number(seen['score'], seen['standard_error'])}. Ratio: {number(held_out['ratio'])}."
         )
     return text
 

@@ -89,13 +89,18 @@ class WallarooDataCollator:
         self._worker_seed: int | None = None
 
     def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Encodes samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`."""
+        """Encodes samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`.
+
+        `None` among them stands for no sample (see `PaddedDataset`).
+        """
         if not samples:
             raise ValueError("`samples` must hold at least one sample.")
         self._part_from_other_workers()
         dropped = dict.fromkeys(DROP_REASONS, 0)
         encoded = []
         for index, sample in enumerate(samples):
+            if sample is None:
+                continue
             try:
                 encoded.append(self.encode(sample, index))
             except DroppedSample as error:
@@ -139,7 +144,9 @@ class WallarooDataCollator:
             if not isinstance(sample, Mapping) or "task" not in sample:
                 raise ValueError(f"it must be a dict with a 'task', but is {sample!r}.")
             task = get_task(sample["task"])
-            encoded = self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
+            encoded = (
+                self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
+            )
             limit = self.limits.get(task.name, self.processor.max_length)
             if len(encoded.ids) > limit:
                 raise TooLongError(
@@ -203,9 +210,7 @@ class WallarooDataCollator:
         missing = [name for name in names if sample.get(name) is None]
         if missing:
             raise ValueError(f"the task {task.name!r} needs {', '.join(map(repr, missing))}.")
-        misplaced = [
-            name for name in ("source_image", "source_mask", "source_latents") if sample.get(name) is not None
-        ]
+        misplaced = [name for name in ("source_image", "source_mask", "source_latents") if sample.get(name) is not None]
         if misplaced and not task.has_source:
             raise ValueError(f"the task {task.name!r} takes no {', '.join(map(repr, misplaced))}; is it an edit?")
 

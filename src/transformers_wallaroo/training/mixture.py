@@ -34,9 +34,7 @@ class MixtureDataset(Dataset):
         shuffle: bool = True,
     ):
         if set(ratio) != set(sources):
-            raise ValueError(
-                f"`ratio` must name the sources {sorted(sources)}, but names {sorted(ratio)}."
-            )
+            raise ValueError(f"`ratio` must name the sources {sorted(sources)}, but names {sorted(ratio)}.")
         wrong = {name: count for name, count in ratio.items() if not isinstance(count, int) or count < 1}
         if wrong or not ratio:
             raise ValueError(f"`ratio` must be whole numbers of samples from 1 on, but got {dict(ratio)!r}.")
@@ -120,3 +118,21 @@ class LengthGroupedSteps(Sampler):
         for start in range(0, len(self.dataset), self.samples_a_step):
             step = range(start, min(start + self.samples_a_step, len(self.dataset)))
             yield from sorted(step, key=self.dataset.length_of)
+
+
+class PaddedDataset(Dataset):
+    """A data set with `None` for samples after its end, which the collator passes over.
+
+    Processes evaluate batches of the same number; by itself a data loader fills them up with samples seen before, which
+    would then count twice.
+    """
+
+    def __init__(self, dataset: Any, multiple: int):
+        self.dataset = dataset
+        self.length = -(-len(dataset) // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index] if index < len(self.dataset) else None

@@ -1,10 +1,12 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Runs one stage from its recipe: model, data, trainer, resumption and the final checkpoint."""
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,20 @@ from .trainer import WallarooTrainer, WallarooTrainingArguments
 logger = logging.get_logger(__name__)
 
 FINAL = "final"
+# Seed of a held-out source without end, where the recipe names none: not that of training, which is 1.
+HELD_OUT_SEED = 1001
+# What `trainer` in a recipe may change of what is set for it here; the rest has keys of its own in the recipe.
+ADJUSTABLE = (
+    "save_total_limit",
+    "eval_strategy",
+    "per_device_eval_batch_size",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "group_by_length",
+    "use_cpu",
+    "report_to",
+    "ddp_find_unused_parameters",
+)
 
 
 def run_stage(config: StageConfig, *, resume: bool = True) -> Path:
@@ -35,11 +51,13 @@ def run_stage(config: StageConfig, *, resume: bool = True) -> Path:
     """
     output = Path(config.output)
     final = output / FINAL
-    if resume and (final / "config.json").is_file():
+    if resume and any((final / name).is_file() for name in ("config.json", "adapter_config.json")):
         logger.warning(f"{final} is there already: this stage is done.")
         return final
     trainer = build_trainer(config)
-    checkpoint = last_whole_checkpoint(output) if resume else None
+    # One process removes what is broken before the others look.
+    with trainer.args.main_process_first(local=False):
+        checkpoint = last_whole_checkpoint(output) if resume else None
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -49,6 +67,8 @@ def run_stage(config: StageConfig, *, resume: bool = True) -> Path:
 
 def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
     """The trainer of a stage, with everything that its recipe says."""
+    if not config.data:
+        raise ValueError("`data` must say where the samples of each task come from, but is empty.")
     args = training_arguments(config)
     processor = prepare_processor(WallarooProcessor.from_pretrained(config.init), config)
     if config.lora is None:
@@ -63,14 +83,17 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
         # The embeddings of a frozen model need a gradient for the layers above them to have one.
         model.enable_input_require_grads()
     if config.compile:
-        language_model(model).compile(dynamic=True)
+        part_of(model, "language_model").compile(dynamic=True)
     samples_a_step = config.batch_size * args.gradient_accumulation_steps * args.world_size
     length = config.steps * samples_a_step
     train = mixture(config.data, config.tasks, length, config.seed)
+    for source in train.sources.values():
+        if hasattr(source, "check_tokenizer"):
+            source.check_tokenizer(part_of(model, "vq_model"))
     collator = build_collator(processor, config, model.config)
     evaluation = dict(config.evaluation)
     held_out = evaluation.pop("samples", 10 * config.batch_size)
-    evaluate = mixture(evaluation, config.tasks, held_out, config.seed + 1) if evaluation else None
+    evaluate = mixture(evaluation, config.tasks, held_out, config.seed + 1, held_out=True) if evaluation else None
     return WallarooTrainer(
         model=model,
         args=args,
@@ -82,9 +105,9 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
     )
 
 
-def language_model(model: Any) -> torch.nn.Module:
-    """The language model of a model, with or without peft around it."""
-    return next(module for name, module in model.named_modules() if name.endswith("language_model"))
+def part_of(model: Any, name: str) -> torch.nn.Module:
+    """The part of that name of a model, with or without peft around it."""
+    return next(module for path, module in model.named_modules() if path.split(".")[-1] == name)
 
 
 def training_arguments(config: StageConfig) -> WallarooTrainingArguments:
@@ -118,25 +141,35 @@ def training_arguments(config: StageConfig) -> WallarooTrainingArguments:
         "report_to": "none",
         "ddp_find_unused_parameters": False,
     }
+    ours = sorted(set(config.trainer) & set(values) - set(ADJUSTABLE))
+    if ours:
+        raise ValueError(f"`trainer` has {', '.join(ours)}, for which the recipe has keys of its own. Use those.")
     values.update(config.trainer)
     try:
         return WallarooTrainingArguments(**values)
     except TypeError as error:
-        raise ValueError(f"`trainer` has what `WallarooTrainingArguments` does not take: {error}.") from error
+        known = [entry.name for entry in dataclasses.fields(WallarooTrainingArguments)]
+        near = [close for name in config.trainer if name not in known for close in get_close_matches(name, known, n=1)]
+        hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"`trainer` has what `WallarooTrainingArguments` does not take: {error}.{hint}") from error
 
 
-def mixture(entries: dict[str, Any], tasks: dict[str, int], length: int, seed: int) -> MixtureDataset:
+def mixture(
+    entries: dict[str, Any], tasks: dict[str, int], length: int, seed: int, *, held_out: bool = False
+) -> MixtureDataset:
     """The mixed data set of a recipe's `data` or `evaluation`."""
-    a_turn = sum(tasks.values())
+    ratio = {task: count for task, count in tasks.items() if task in entries}
+    a_turn = sum(ratio.values())
     sources = {
-        task: open_source(task, entries[task], -(-length // a_turn) * count)
-        for task, count in tasks.items()
-        if task in entries
+        task: open_source(task, entries[task], -(-length // a_turn) * count, seed=HELD_OUT_SEED if held_out else 1)
+        for task, count in ratio.items()
     }
-    return MixtureDataset(sources, {task: tasks[task] for task in sources}, length, seed=seed)
+    return MixtureDataset(sources, ratio, length, seed=seed)
 
 
-def build_collator(processor: WallarooProcessor, config: StageConfig, model_config: WallarooConfig) -> WallarooDataCollator:
+def build_collator(
+    processor: WallarooProcessor, config: StageConfig, model_config: WallarooConfig
+) -> WallarooDataCollator:
     return WallarooDataCollator(
         processor,
         mask_ratio=config.mask_ratio,

@@ -75,40 +75,53 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
         return str(self.path.parent / picture) if (self.path.parent / picture).is_file() else picture
 
 
-def _shapes(task: str, length: int, options: Mapping[str, Any]) -> ShapesDataset:
-    options = dict(options)
+def _shapes(task: str, length: int, seed: int, options: Mapping[str, Any]) -> ShapesDataset:
+    options = {"seed": seed, "length": length, **options}
     if isinstance(options.get("bucket"), list):
         options["bucket"] = tuple(options["bucket"])
-    return ShapesDataset(task, options.pop("seed", 1), options.pop("length", length), **options)
+    return ShapesDataset(task, options.pop("seed"), options.pop("length"), **options)
 
 
-def _encoded(task: str, length: int, options: Mapping[str, Any]) -> Any:  # noqa: ARG001
+def _folder(task: str, length: int, seed: int, options: Mapping[str, Any]) -> FolderDataset:  # noqa: ARG001
+    if task != "generate":
+        raise ValueError(f"`data` of {task!r}: a folder of pictures with captions is for 'generate'; use 'jsonl'.")
+    return FolderDataset(**options)
+
+
+def _jsonl(task: str, length: int, seed: int, options: Mapping[str, Any]) -> JsonLinesDataset:  # noqa: ARG001
+    return JsonLinesDataset(task=task, **options)
+
+
+def _encoded(task: str, length: int, seed: int, options: Mapping[str, Any]) -> Any:  # noqa: ARG001
     from .codes import EncodedDataset
 
-    return EncodedDataset(**options)
+    return EncodedDataset(task=task, **options)
 
 
-# Name in a recipe -> maker from the task, the samples wanted of a source without end, and the options given.
-SOURCES: dict[str, Callable[[str, int, Mapping[str, Any]], Any]] = {
+# Name in a recipe -> maker from the task, the samples wanted of a source without end, its seed, and the options given.
+SOURCES: dict[str, Callable[[str, int, int, Mapping[str, Any]], Any]] = {
     "shapes": _shapes,
-    "folder": lambda task, length, options: FolderDataset(**options),  # noqa: ARG005
-    "jsonl": lambda task, length, options: JsonLinesDataset(task=task, **options),  # noqa: ARG005
+    "folder": _folder,
+    "jsonl": _jsonl,
     "encoded": _encoded,
 }
 
 
-def open_source(task: str, entry: Any, length: int) -> Sequence[dict[str, Any]]:
+def open_source(task: str, entry: Any, length: int, *, seed: int = 1) -> Sequence[dict[str, Any]]:
     """The samples that a recipe names for a task: `{"folder": {"path": ...}}`.
 
     Args:
         entry: a mapping with one key, the name of a layout in `SOURCES`, and its options as value.
         length: samples that the run will take; a source without end is made this long.
+        seed: of a source without end, where its options name none.
     """
     if not isinstance(entry, Mapping) or len(entry) != 1 or next(iter(entry)) not in SOURCES:
         raise ValueError(f"`data` of {task!r} must be one of {', '.join(SOURCES)} with its options, but is {entry!r}.")
     [(name, options)] = entry.items()
+    if options is not None and not isinstance(options, Mapping):
+        raise ValueError(f"`data` of {task!r}: the options of {name!r} must be a mapping, but are {options!r}.")
     try:
-        return SOURCES[name](task, length, options or {})
+        return SOURCES[name](task, length, seed, options or {})
     except TypeError as error:
         raise ValueError(f"`data` of {task!r}: {name!r} does not take these options: {options!r} ({error}).") from error
 

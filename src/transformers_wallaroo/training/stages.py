@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import torch
-import yaml
 from torch import nn
+from transformers import set_seed
 from transformers.utils import logging
 
 from ..configuration_wallaroo import MLP_NAMES, WallarooConfig
@@ -18,15 +19,34 @@ from ..image_grid_wallaroo import BUCKETS_512, TASKS
 from ..modeling_wallaroo import WallarooForConditionalGeneration
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..processing_wallaroo import SIZE_INDICATORS, WallarooProcessor
+from .recipes import read_recipe
 
 logger = logging.get_logger(__name__)
 
 # What a recipe may train, by the names of the modules. The VQ tokenizer is frozen in every stage.
 TRAINABLE = ("visual", "language_model", "lm_head", *MLP_NAMES)
 STAGES = ("base", "1", "2", "3a", "3b", "4")
+# Numbers of a recipe and the least that they may be.
+FROM_ONE = ("steps", "gradient_accumulation", "global_batch", "size", "save_steps", "eval_steps", "logging_steps")
+FROM_ZERO = (
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "min_side",
+    "pack_length",
+    "previews",
+    "workers",
+    "seed",
+)
 # The parts that a checkpoint may lack when a stage starts from it, since that stage is the first to train them.
 GENERATION_PARTS = ("generation_adapter", "generation_head")
-EDITING_PARTS = ("editing_adapter", "editing_head", "source_adapter")
+# What `editing_from_generation` copies. The editing head is not there where editing shares the generation head.
+EDITING_FROM_GENERATION = {
+    "editing_adapter": "generation_adapter",
+    "source_adapter": "generation_adapter",
+    "editing_head": "generation_head",
+}
 
 
 @dataclass
@@ -35,12 +55,12 @@ class StageConfig:
 
     Attributes:
         stage: `"1"`, `"2"`, `"3a"`, `"3b"`, `"4"`, or `"base"` for the understanding model that all starts from.
-        init: checkpoint that it starts from: a folder or a Hub name; `"tiny"` builds an untrained `wallaroo-tiny`.
+        init: checkpoint that it starts from: a folder or a Hub name.
         output: folder of the run.
         train: parts that are trained, of `TRAINABLE`; everything else is frozen.
         tasks: samples of each task in a batch of one process; their sum is its size.
-        data: where the samples of each task come from, see `data.py`.
-        evaluation: the same, for the held-out losses; and how many samples.
+        data: where the samples of each task come from, see `sources.py`.
+        evaluation: the same for the held-out losses, of `tasks` or some of them; and `samples`, how many of them.
         steps, learning_rate, warmup_steps, scheduler, weight_decay, max_grad_norm: of AdamW (0.9, 0.95, 1e-8).
         gradient_accumulation: batches a step of each process.
         global_batch: samples a step on all processes. If given, `gradient_accumulation` follows from it.
@@ -58,8 +78,11 @@ class StageConfig:
             instead of from random weights.
         lora: options of peft's `LoraConfig`; the language model's linear layers are adapted, the other parts of
             `train` are trained whole. `quantize` in it (`"4bit"`, `"8bit"`) loads the model in that precision.
-        bf16, gradient_checkpointing, compile, attention: how it runs. `attention` as transformers' `attn_implementation`.
-        save_steps, eval_steps, logging_steps, previews: how often; how many previews are drawn at an evaluation.
+        bf16, gradient_checkpointing, compile: how it runs.
+        attention: as transformers' `attn_implementation`.
+        save_steps, eval_steps, logging_steps: how often. A checkpoint comes with a log, so that a run that goes on from
+            it logs what one that never stopped would have.
+        previews: how many pictures are drawn at an evaluation, of the first samples of `evaluation`.
         workers: processes that prepare batches, for each training process.
         seed: of weights, order and masks.
         trainer: any other `WallarooTrainingArguments`, by name.
@@ -112,15 +135,45 @@ class StageConfig:
         _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
         for name in self.train:
             _one_of("train", name, TRAINABLE)
-        for name, tasks in (("tasks", self.tasks), ("limits", self.limits), ("loss_weights", self.loss_weights)):
-            for task in tasks:
+        for name in ("tasks", "limits", "loss_weights", "data"):
+            for task in getattr(self, name):
                 _one_of(name, task, tuple(TASKS))
-        if not self.tasks or any(not isinstance(count, int) or count < 1 for count in self.tasks.values()):
-            raise ValueError(f"`tasks` must be a whole number of samples for each task, but got {self.tasks!r}.")
+        for name in self.evaluation:
+            _one_of("evaluation", name, (*self.tasks, "samples"))
+        self._check_numbers()
+        if not self.train:
+            raise ValueError(f"`train` must name what is trained, of {', '.join(TRAINABLE)}, but is empty.")
         if self.data and set(self.data) != set(self.tasks):
-            raise ValueError(f"`data` must have an entry for each of {sorted(self.tasks)}, but has {sorted(self.data)}.")
+            raise ValueError(
+                f"`data` must have an entry for each of {sorted(self.tasks)}, but has {sorted(self.data)}."
+            )
         if self.size is not None and self.buckets != "checkpoint":
             raise ValueError("Give `size` for squares, or `buckets`, not both.")
+        if isinstance(self.buckets, str):
+            _one_of("buckets", self.buckets, ("checkpoint", "released"))
+        elif any(not isinstance(bucket, list) or len(bucket) != 3 for bucket in self.buckets):
+            raise ValueError(f"`buckets` must be a list of [ratio, height, width], but got {self.buckets!r}.")
+        if bool(self.evaluation) != bool(self.eval_steps):
+            raise ValueError("`evaluation` and `eval_steps` go together: what is evaluated, and after how many steps.")
+        if self.previews and not self.evaluation:
+            raise ValueError("`previews` are drawn of the samples of `evaluation`, which is empty.")
+        if self.lora is not None and "language_model" not in self.train:
+            raise ValueError("`lora` adapts the language model, but `train` does not name 'language_model'.")
+
+    def _check_numbers(self) -> None:
+        wrong = {task: count for task, count in self.tasks.items() if type(count) is not int or count < 1}
+        if wrong or not self.tasks:
+            raise ValueError(f"`tasks` must be a whole number of samples for each task, but got {self.tasks!r}.")
+        if any(type(limit) is not int or limit < 1 for limit in self.limits.values()):
+            raise ValueError(f"`limits` must be a whole number of tokens for each task, but got {self.limits!r}.")
+        if any(not isinstance(weight, (int, float)) or weight < 0 for weight in self.loss_weights.values()):
+            raise ValueError(f"`loss_weights` must be a number from 0 on for each task, but got {self.loss_weights!r}.")
+        for least, names in ((1, FROM_ONE), (0, FROM_ZERO)):
+            for name in names:
+                if getattr(self, name) is not None and getattr(self, name) < least:
+                    raise ValueError(f"`{name}` must be {least} or more, but got {getattr(self, name)}.")
+        if self.vision_pixels is not None and len(self.vision_pixels) != 2:
+            raise ValueError(f"`vision_pixels` must be [fewest, most], but got {self.vision_pixels!r}.")
 
     @property
     def batch_size(self) -> int:
@@ -134,8 +187,8 @@ class StageConfig:
         batches, rest = divmod(self.global_batch, self.batch_size * processes)
         if rest or not batches:
             raise ValueError(
-                f"`global_batch` is {self.global_batch}, but {processes} processes with {self.batch_size} samples a batch "
-                f"({self.tasks}) make {self.batch_size * processes}. Take a multiple of it, or other `tasks`."
+                f"`global_batch` is {self.global_batch}, but {processes} processes with {self.batch_size} samples a "
+                f"batch ({self.tasks}) make {self.batch_size * processes}. Take a multiple of it, or other `tasks`."
             )
         return batches
 
@@ -147,19 +200,7 @@ class StageConfig:
             path: YAML file. Its key `defaults` may name another recipe, relative to it, that it builds on.
             overrides: `"key=value"` or `"key.inner=value"`, the value as YAML, in place of what the recipe says.
         """
-        values = _read(Path(path))
-        for override in overrides:
-            name, separator, value = override.partition("=")
-            if not separator:
-                raise ValueError(f"An override must be key=value, but got {override!r}.")
-            *outer, last = name.split(".")
-            target = values
-            for key in outer:
-                target = target.setdefault(key, {})
-                if not isinstance(target, dict):
-                    raise ValueError(f"The override {override!r} goes into {key!r}, which is no mapping.")
-            target[last] = yaml.safe_load(value)
-        return cls.from_dict(values, str(path))
+        return cls.from_dict(read_recipe(path, overrides), str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> "StageConfig":
@@ -188,12 +229,18 @@ def check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}.")
     for key, hint in get_type_hints(cls).items():
         if key in values and not _fits(values[key], hint):
-            raise ValueError(f"{where}: `{key}` must be {_type_name(hint)}, but got {values[key]!r}.{_float_hint(values[key])}")
+            advice = _number_hint(values[key], hint)
+            raise ValueError(f"{where}: `{key}` must be {_type_name(hint)}, but got {values[key]!r}.{advice}")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint allows."""
+    options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    return tuple(get_origin(option) or option for option in options if option is not Any)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    options = getattr(hint, "__args__", ()) if "|" in str(hint) or "Union" in str(hint) else (hint,)
-    kinds = tuple(getattr(option, "__origin__", option) for option in options if option is not Any)
+    kinds = _kinds(hint)
     if isinstance(value, bool):
         return bool in kinds
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
@@ -203,12 +250,19 @@ def _type_name(hint: Any) -> str:
     return getattr(hint, "__name__", None) if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
 
 
-def _float_hint(value: Any) -> str:
+def _number_hint(value: Any, hint: Any) -> str:
     """YAML reads 1e-4 as text: it wants a dot."""
     try:
-        return f" Write it as {float(value):.1e} with a dot: YAML reads {value} as text." if isinstance(value, str) else ""
+        number = float(value) if isinstance(value, str) and not isinstance("", _kinds(hint)) else None
     except ValueError:
+        number = None
+    if number is None:
         return ""
+    if float not in _kinds(hint):
+        return f" YAML reads it as text. Write {number:.0f}." if number.is_integer() else ""
+    digits, exponent = f"{number:e}".split("e")
+    digits = digits.rstrip("0")
+    return f" YAML reads it as text. Write {digits}{'0' * digits.endswith('.')}e{int(exponent):+d}, with a dot."
 
 
 def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
@@ -216,16 +270,6 @@ def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
         near = difflib.get_close_matches(str(value), options, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"`{name}` must be of {', '.join(map(repr, options))}, but got {value!r}.{hint}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"There is no recipe {str(path)!r}.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must be a mapping of keys to values, but is {type(values).__name__}.")
-    defaults = values.pop("defaults", None)
-    return {**_read(path.parent / defaults), **values} if defaults else values
 
 
 # ---------------------------------------------------------------------- model and processor of a stage
@@ -250,11 +294,13 @@ def prepare_processor(processor: WallarooProcessor, config: StageConfig) -> Wall
 def load_model(config: StageConfig, **load_options: Any) -> WallarooForConditionalGeneration:
     """The checkpoint that a stage starts from, with the parts that it lacks and that this stage is the first to train.
 
-    Weights are float32, for they are the optimizer's own copy; `bf16` computes in bfloat16 by autocast.
+    Weights are float32, for they are the optimizer's own copy; `bf16` computes in bfloat16 by autocast. The random
+    weights of new parts depend on `seed` alone.
     """
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
+    set_seed(config.seed)
     model, info = WallarooForConditionalGeneration.from_pretrained(config.init, output_loading_info=True, **options)
     created = sorted({part for key in info["missing_keys"] for part in MLP_NAMES if part in key.split(".")})
     strangers = [key for key in info["missing_keys"] if not any(part in key.split(".") for part in created)]
@@ -265,15 +311,18 @@ def load_model(config: StageConfig, **load_options: Any) -> WallarooForCondition
         )
     late = [part for part in created if part in GENERATION_PARTS and config.stage not in ("base", "1")]
     if late:
-        raise ValueError(f"{config.init} has no {', '.join(late)}, so stage {config.stage} cannot start from it.")
+        raise ValueError(
+            f"{config.init} has no {', '.join(late)}, so stage {config.stage} cannot start from it: start with stage 1."
+        )
     if created:
-        logger.info(f"Created with random weights: {', '.join(created)}.")
+        logger.warning(f"{config.init} has no {', '.join(created)}; they start from random weights.")
     if config.vq_model is not None:
         model = with_vq_model(model, WallarooVQModel.from_pretrained(config.vq_model), seed=config.seed)
     if config.editing_from_generation:
-        for target, source in (("editing_adapter", "generation_adapter"), ("source_adapter", "generation_adapter")):
-            getattr(model.model, target).load_state_dict(getattr(model.model, source).state_dict())
-        model.editing_head.load_state_dict(model.generation_head.state_dict())
+        parts = {**dict(model.named_children()), **dict(model.model.named_children())}
+        for target, source in EDITING_FROM_GENERATION.items():
+            if target in parts:
+                parts[target].load_state_dict(parts[source].state_dict())
     model.config.row_ends = config.row_ends
     return model
 
@@ -300,7 +349,10 @@ def with_vq_model(
 
 
 def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
-    """Lets only the parts of `train` learn; returns the number of trainable parameters of each."""
+    """Lets only the parts of `train` learn; returns the number of trainable parameters of each.
+
+    Raises a `ValueError` for a part without weights of its own.
+    """
     counts = dict.fromkeys(train, 0)
     for name, parameter in model.named_parameters():
         # The text head may be the embedding table itself; it then goes with the language model.
@@ -308,6 +360,12 @@ def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
         parameter.requires_grad_(part in counts and "vq_model" not in name.split("."))
         if parameter.requires_grad:
             counts[part] += parameter.numel()
+    nothing = [part for part, count in counts.items() if not count]
+    if nothing:
+        raise ValueError(
+            f"`train` names {', '.join(nothing)}, but the model has no weights of its own there. A text head that is "
+            "the embedding table is trained with 'language_model', a shared editing head with 'generation_head'."
+        )
     return counts
 
 

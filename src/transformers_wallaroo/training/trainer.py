@@ -1,6 +1,8 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""`Trainer` for mixed batches of the three tasks: the loss of a whole step, its parts by name, a guard against spikes."""
+"""`Trainer` for mixed batches of the three tasks: the loss of a whole step, its parts by name, and a spike guard."""
 
+import json
+import math
 import re
 import time
 from collections import defaultdict, deque
@@ -18,7 +20,7 @@ from transformers.utils import logging
 from ..image_grid_wallaroo import TASKS
 from ..modeling_wallaroo import LOSS_NAMES, loss_positions
 from .collator import DROP_REASONS
-from .mixture import LengthGroupedSteps
+from .mixture import LengthGroupedSteps, PaddedDataset
 from .preview import draw_preview, send_to_trackers
 
 logger = logging.get_logger(__name__)
@@ -63,6 +65,8 @@ class WallarooTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.loss_weights, str):
+            self.loss_weights = json.loads(self.loss_weights)
         unknown = sorted(set(self.loss_weights or {}) - set(TASKS))
         if unknown:
             raise ValueError(f"`loss_weights` may name the tasks {', '.join(TASKS)}, but got {', '.join(unknown)}.")
@@ -87,14 +91,17 @@ class SpikeGuard(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
         """Takes up what a checkpoint's state holds."""
         kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.norms.clear()
         self.norms.extend(kept.get("norms", []))
         self.skipped = kept.get("skipped", 0)
 
     def verdict(self, norm: float) -> str | None:
         """Why a step of this gradient norm must be skipped, or `None`; remembers the norm of a step that is taken."""
-        if norm != norm or norm in (float("inf"), float("-inf")):
+        if not math.isfinite(norm):
             self.skipped += 1
             return f"its gradient norm is {norm}"
+        if norm == 0:  # Nothing to learn, as of samples that were all dropped: that says nothing of what is usual.
+            return None
         usual = median(self.norms) if len(self.norms) >= (self.norms.maxlen or 0) / 2 and self.norms else None
         if self.factor and usual is not None and norm > self.factor * usual:
             self.skipped += 1
@@ -103,6 +110,14 @@ class SpikeGuard(TrainerCallback, ExportableState):
             return f"its gradient norm {norm:.3g} is more than {self.factor:g} times the median {usual:.3g}"
         self.norms.append(norm)
         return None
+
+
+class LogAtCheckpoints(TrainerCallback):
+    """Logs whenever a checkpoint is written: what is noted since the last log is in no checkpoint, and a run that goes
+    on from one would log other means than one that never stopped."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ARG002
+        control.should_log = control.should_log or control.should_save
 
 
 class WallarooTrainer(Trainer):
@@ -120,14 +135,25 @@ class WallarooTrainer(Trainer):
 
     def __init__(self, *args: Any, preview_samples: Sequence[Mapping[str, Any]] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.args.n_gpu} GPUs, but its batches cannot be split by rows. Start a process for "
+                "each GPU (`accelerate launch`, `torchrun`), or show one GPU: `CUDA_VISIBLE_DEVICES=0`."
+            )
+        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
+            raise ValueError("`average_tokens_across_devices` must be on: each loss is a mean over all processes.")
         self.model_accepts_loss_kwargs = True
         self.preview_samples = preview_samples
         self.spike_guard = SpikeGuard(getattr(self.args, "spike_factor", 10.0), getattr(self.args, "spike_window", 100))
         self.add_callback(self.spike_guard)
+        self.add_callback(LogAtCheckpoints())
+        # What the log says: of the steps since the last log, and of the batches of the step under way.
         self._sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._steps: dict[str, int] = defaultdict(int)
+        self._step_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._since = time.monotonic()
-        self._evaluated: tuple[torch.Tensor, torch.Tensor] | None = None
+        # Of an evaluation: sum and number of labels of each loss, and dropped samples by reason.
+        self._evaluated: list[torch.Tensor] | None = None
 
     # ------------------------------------------------------------------ data
 
@@ -140,6 +166,14 @@ class WallarooTrainer(Trainer):
             return torch.utils.data.SequentialSampler(dataset)
         samples_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSteps(dataset, samples_a_step)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """As `Trainer`'s, but no sample is seen by two processes."""
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen = self.eval_dataset[chosen] if isinstance(chosen, str) else chosen
+        if self.args.world_size == 1 or not hasattr(chosen, "__len__"):
+            return super().get_eval_dataloader(eval_dataset)
+        return super().get_eval_dataloader(PaddedDataset(chosen, self.args.eval_batch_size * self.args.world_size))
 
     # ------------------------------------------------------------------ loss
 
@@ -163,22 +197,27 @@ class WallarooTrainer(Trainer):
         )
         loss = outputs["loss"]
         if model.training:
-            self._note(outputs["losses"], inputs, dropped, num_items_in_batch)
+            self._note(outputs["losses"], inputs, dropped)
         if self.args.average_tokens_across_devices:
             # The processes' gradients are averaged, but each loss is a share of the whole.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _note(self, losses, inputs, dropped, counts) -> None:
-        first = self.accelerator.gradient_state.sync_gradients
+    def _note(self, losses, inputs, dropped) -> None:
+        """Adds a batch to what the log will say of this step."""
         for name, loss in losses.items():
-            self._sums[f"loss/{name}"] += loss.detach()
-        for index, name in enumerate(LOSS_NAMES):
-            self._steps[f"loss/{name}"] += int(first and counts is not None and float(counts[index]) > 0)
+            self._step_sums[f"loss/{name}"] += loss.detach()
         self._sums["tokens"] += (inputs["input_ids"] != self.pad_token_id).sum()
         if dropped is not None:
-            for reason, count in zip(DROP_REASONS, dropped.tolist(), strict=True):
-                self._sums[f"dropped/{reason}"] += count
+            self._sums["dropped"] += dropped
+
+    def _end_step(self, finite: bool) -> None:
+        """Adds the losses of a step to those of the steps since the last log; those of a failed step are forgotten."""
+        for name, loss in self._step_sums.items():
+            if finite:
+                self._sums[name] += loss
+                self._steps[name] += 1
+        self._step_sums.clear()
 
     @property
     def pad_token_id(self) -> int:
@@ -193,12 +232,14 @@ class WallarooTrainer(Trainer):
         """
         norm = super()._get_grad_norm(model, grad_norm)
         value = float(norm)
-        logging_now = self.args.logging_steps and (self.state.global_step + 1) % max(int(self.args.logging_steps), 1) == 0
-        if getattr(self.args, "log_part_norms", True) and logging_now:
+        logging_now = (
+            self.args.logging_steps and (self.state.global_step + 1) % max(int(self.args.logging_steps), 1) == 0
+        )
+        if getattr(self.args, "log_part_norms", True) and logging_now and math.isfinite(value):
             clipped = min(1.0, self.args.max_grad_norm / (value + 1e-6)) if self.args.max_grad_norm > 0 else 1.0
             for part, part_norm in part_norms(model).items():
                 self._sums[f"grad_norm/{part}"] = part_norm / clipped
-                self._steps[f"grad_norm/{part}"] = 1
+        self._end_step(math.isfinite(value))
         reason = self.spike_guard.verdict(value)
         if reason is not None:
             model.zero_grad(set_to_none=True)
@@ -212,21 +253,22 @@ class WallarooTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _collect(self) -> dict[str, float]:
-        names = [
-            *(f"loss/{name}" for name in LOSS_NAMES),
-            *(f"dropped/{reason}" for reason in DROP_REASONS),
-            "tokens",
-        ]
-        sums = torch.tensor([float(self._sums[name]) for name in names], device=self.args.device, dtype=torch.float64)
+        losses = [f"loss/{name}" for name in LOSS_NAMES]
+        device = self.args.device
+        sums = torch.cat(
+            [
+                torch.tensor([float(self._sums[name]) for name in (*losses, "tokens")], device=device),
+                torch.as_tensor(self._sums["dropped"], device=device).float().expand(len(DROP_REASONS)),
+            ]
+        )
         if self.args.world_size > 1:
-            sums = self.accelerator.reduce(sums.float(), reduction="sum").double()
-        collected = dict(zip(names, sums.tolist(), strict=True))
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        *of_losses, tokens = sums[: len(losses) + 1].tolist()
         now = time.monotonic()
-        logs = {
-            name: value / self._steps[name] for name, value in collected.items() if self._steps.get(name)
-        }
-        logs.update({name: value for name, value in collected.items() if name.startswith("dropped/") and value})
-        logs["tokens_per_second"] = round(collected["tokens"] / max(now - self._since, 1e-9), 1)
+        # Each process has the losses of all batches' labels, so each has been counted in the same steps.
+        logs = {name: of_losses[i] / self._steps[name] for i, name in enumerate(losses) if self._steps.get(name)}
+        logs.update(_named_drops(sums[-len(DROP_REASONS) :], "dropped/"))
+        logs["tokens_per_second"] = round(tokens / max(now - self._since, 1e-9), 1)
         logs.update({name: float(value) for name, value in self._sums.items() if name.startswith("grad_norm/")})
         if self.spike_guard.skipped:
             logs["skipped_steps"] = self.spike_guard.skipped
@@ -240,29 +282,31 @@ class WallarooTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
         """Loss of a batch; sums and counts of its parts are kept for `evaluation_loop`."""
         inputs = self._prepare_inputs(inputs)
-        inputs.pop("dropped", None)
+        dropped = inputs.pop("dropped", torch.zeros(len(DROP_REASONS), device=self.args.device))
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs, loss_weights=getattr(self.args, "loss_weights", None))
         counts = label_counts(inputs).to(self.args.device)
         losses = torch.stack(
             [torch.as_tensor(outputs["losses"].get(name, 0.0), device=counts.device).float() for name in LOSS_NAMES]
         )
-        sums, total = self._evaluated if self._evaluated is not None else (0.0, 0.0)
-        self._evaluated = sums + losses * counts, total + counts
+        batch = [losses * counts, counts, dropped.float()]
+        before = self._evaluated or [0.0] * len(batch)
+        self._evaluated = [old + new for old, new in zip(before, batch, strict=True)]
         return outputs["loss"].detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
-        """As `Trainer`'s, with each loss as a mean over all labels of the data set."""
+        """As `Trainer`'s, with each loss as a mean over all labels of the data set, and what was dropped."""
         self._evaluated = None
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self._evaluated is not None:
-            sums, counts = (self.accelerator.reduce(values, reduction="sum") for values in self._evaluated)
+            sums, counts, dropped = (self.accelerator.reduce(values, reduction="sum") for values in self._evaluated)
             means = {name: float(sums[i] / counts[i]) for i, name in enumerate(LOSS_NAMES) if counts[i] > 0}
             weights = getattr(self.args, "loss_weights", None) or {}
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
             output.metrics[f"{metric_key_prefix}_loss"] = sum(
                 value * weights.get(name.split("_")[0], 1.0) for name, value in means.items()
             )
+            output.metrics.update(_named_drops(dropped, f"{metric_key_prefix}_dropped/"))
         return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -290,16 +334,26 @@ def label_counts(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack([where.sum() for where in positions.values()]).float()
 
 
+def _named_drops(counts: torch.Tensor, prefix: str) -> dict[str, float]:
+    """Samples dropped by reason, where there are any."""
+    return {f"{prefix}{reason}": count for reason, count in zip(DROP_REASONS, counts.tolist(), strict=True) if count}
+
+
 def part_norms(model: torch.nn.Module) -> dict[str, float]:
-    """Gradient norm of each of `PARTS` that has gradients, of what this process holds of them."""
+    """Gradient norm of each of `PARTS` that has gradients; of all processes' shards where the weights are sharded."""
     squares: dict[str, torch.Tensor] = {}
+    sharded = False
     for name, parameter in model.named_parameters():
         found = PART_PATTERN.search(name)
         if parameter.grad is not None and found:
             gradient = parameter.grad.detach()
-            gradient = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+            if hasattr(gradient, "to_local"):
+                gradient, sharded = gradient.to_local(), True
             squares[found[1]] = squares.get(found[1], 0.0) + gradient.float().square().sum()
-    return {part: float(square**0.5) for part, square in squares.items()}
+    sums = torch.stack(list(squares.values())) if squares else torch.zeros(0)
+    if sharded:
+        torch.distributed.all_reduce(sums)
+    return dict(zip(squares, sums.sqrt().tolist(), strict=True))
 
 
 __all__ = ["SpikeGuard", "WallarooTrainer", "WallarooTrainingArguments", "label_counts", "part_norms"]

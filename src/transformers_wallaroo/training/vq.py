@@ -51,9 +51,9 @@ def foreground(pixels: torch.Tensor) -> torch.Tensor:
 class VQObjective(nn.Module):
     """A tokenizer and its losses: pictures in, named losses out.
 
-    Cells with the same pixels can be tied (`config.same_cell_weight` above 0): they then share the code of their mean
-    latent and are drawn to that mean. GroupNorm sees the whole picture, so that without it a cell's code depends on
-    what else the picture shows, and a plain background gets dozens of codes.
+    Cells with the same pixels can be tied (`same_cell_weight` or `contrast_weight` above 0): they then share the code
+    of their mean latent and are drawn to that mean. GroupNorm sees the whole picture, so that without it a cell's code
+    depends on what else the picture shows, and a plain background gets dozens of codes.
 
     Attributes:
         idle (`torch.LongTensor` of shape `(num_embeddings,)`): training steps since a code was used.
@@ -72,7 +72,16 @@ class VQObjective(nn.Module):
         with torch.no_grad():
             # Of length 1, so that a step of the optimizer turns each code by as much.
             weight = model.quantize.embedding.weight
-            weight.copy_(nn.functional.normalize(torch.randn_like(weight), dim=-1))
+            weight.copy_(nn.functional.normalize(weight, dim=-1))
+
+    def single_cells(self, pixel_values: list[torch.Tensor]) -> torch.Tensor:
+        """Each different cell of the batch once, as pictures of one cell `(cells, 3, height, width)`: a tokenizer that
+        works cell by cell makes the same of equal ones."""
+        factor = self.model.downsample_factor
+        group = same_cells(pixel_values, factor)
+        first = torch.full((int(group.max()) + 1,), len(group), device=group.device)
+        first = first.scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")
+        return torch.cat([cells_of(pixels, factor) for pixels in pixel_values])[first].unflatten(1, (3, factor, factor))
 
     def encode(self, pixel_values: list[torch.Tensor]) -> torch.Tensor:
         """Latents of all cells, fp32 unit vectors `(cells, embed_dim)`, with gradient."""
@@ -95,12 +104,14 @@ class VQObjective(nn.Module):
                 tensor for each size in the batch.
 
         Returns:
-            `loss`, its unweighted parts `pixel_l2`, `pixel_l1`, `commitment`, `codebook`, `same_cell`, and
-            `perplexity`: the number of codes in even use that this batch's use is like.
+            `loss`, its unweighted parts `pixel_l2`, `pixel_l1`, `commitment`, `codebook`, `same_cell`, `contrast`,
+            and `perplexity`: the number of codes in even use that this batch's use is like.
         """
         config = self.config
+        if self.model.config.cell_wise:
+            pixel_values = [self.single_cells(pixel_values)]
         latents = self.encode(pixel_values)
-        if config.same_cell_weight:
+        if config.same_cell_weight or config.contrast_weight:
             group = same_cells(pixel_values, self.model.downsample_factor)
         else:
             group = torch.arange(len(latents), device=latents.device)
@@ -219,6 +230,7 @@ def train_vq(
     checkpoints.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = WallarooVQModel(WallarooVQConfig(**config.vq_config))
+    init_convolutions(model, config.init_gain)
     dataset = make_dataset(config, model.downsample_factor)
     trainer = WallarooVQTrainer(
         VQObjective(model, config).train(),
@@ -239,11 +251,26 @@ def train_vq(
     return model
 
 
+@torch.no_grad()
+def init_convolutions(model: WallarooVQModel, gain: float) -> None:
+    """Starts each convolution with random biases and weights that multiply the size of its input by `gain`.
+
+    transformers' own start, 0.02 for all and no biases, lets the signal of a narrow network fade from layer to layer;
+    the decoder, which must find out the place within a cell by itself, then learns about half as fast.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            module.weight.normal_(std=gain * bound)
+            assert module.bias is not None
+            module.bias.uniform_(-bound, bound)
+
+
 def make_dataset(config: VQTrainingConfig, factor: int) -> Dataset:
     """The pictures of a recipe, as many as its steps take; `factor` is the tokenizer's pixels a cell."""
     length = config.steps * config.batch_size
     if config.data == "shapes":
-        return ShapesPictures(config.seed, length)
+        return ShapesPictures(config.seed, length, small_share=config.small_share)
     return PictureFolder(config.data, config.size, config.seed, length, factor=factor)
 
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..shapes.world import BUCKETS, CELL, HELD_OUT, STYLES, Scene, random_scene, render
+from ..shapes.world import BUCKETS, CELL, HELD_OUT, MAX_THINGS, STYLES, Scene, random_scene, render
 
 PICTURE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
@@ -28,12 +28,18 @@ class VQTrainingConfig:
         vq_config: fields of `WallarooVQConfig`.
         data: `"shapes"`, or a folder of pictures.
         size: height and width in pixels that the pictures of a folder are brought to.
+        small_share: as in `ShapesPictures`.
         output_dir: where the tokenizer goes.
         steps, batch_size, learning_rate, warmup_steps, adam_beta2, max_grad_norm, seed, bf16, save_steps, log_steps,
             report_to: as in `TrainingArguments`; `batch_size` counts pictures a step and process.
         pixel_l2_weight, pixel_l1_weight, commitment_weight, codebook_weight: of the losses.
         foreground_weight: how much more a pixel counts that has not the picture's commonest colour.
-        same_cell_weight: of the distance between latents of cells whose pixels are equal; 0 does not tie them.
+        same_cell_weight: of the distance between latents of cells whose pixels are equal.
+        contrast_weight, contrast_temperature: of the cross-entropy of telling a cell by its latent among the means of
+            all groups of cells with equal pixels: it keeps unlike cells apart. With it or `same_cell_weight` above 0,
+            cells with equal pixels also share a code.
+        continuous_steps: steps at first in which the decoder reads latents instead of codes.
+        init_gain: by how much a convolution multiplies the size of its input at the start.
         dead_after: steps without use after which a code is moved.
         restart_distance: squared distance, in `[0, 4]`, to its code from which on a latent draws a dead code.
     """
@@ -41,6 +47,7 @@ class VQTrainingConfig:
     vq_config: dict[str, Any] = field(default_factory=dict)
     data: str = "shapes"
     size: Sequence[int] = (256, 256)
+    small_share: float = 0.0
     output_dir: str = "runs/vq"
     steps: int = 1000
     batch_size: int = 16
@@ -62,6 +69,7 @@ class VQTrainingConfig:
     contrast_weight: float = 0.0
     contrast_temperature: float = 0.1
     continuous_steps: int = 0
+    init_gain: float = 1.0
     dead_after: int = 50
     restart_distance: float = 0.0
 
@@ -89,30 +97,38 @@ class VQTrainingConfig:
 class ShapesPictures(Dataset):
     """Pictures of the shapes world: few things, many things and full grids, all sizes, backgrounds and styles.
 
-    A picture depends on `seed` and its index alone. Sizes take turns every `RUN` pictures: a batch taken in order holds
-    one or two, which is fast, and whatever ties cells of one batch ties all sizes. Combinations of `HELD_OUT` never occur.
+    A picture depends on `seed` and its index alone. Sizes change every `RUN` pictures, so that a batch of as many,
+    taken in order, has one size. Combinations of `HELD_OUT` never occur.
+
+    Args:
+        small_share (`float`): share of the runs whose pictures are of `SMALL` instead of a bucket's size: they cost
+            little, and many updates are what the decoder needs.
     """
 
     RUN = 8
+    SMALL = (2, 2)  # rows and columns
 
-    def __init__(self, seed: int, length: int):
+    def __init__(self, seed: int, length: int, *, small_share: float = 0.0):
         self.seed = seed
         self.length = length
+        self.small_share = small_share
 
     def __len__(self) -> int:
         return self.length
 
     def scene(self, index: int) -> Scene:
         """The scene of a picture."""
+        run = index // self.RUN
+        if random.Random(f"{self.seed}-run-{run}").random() < self.small_share:
+            rows, columns = self.SMALL
+        else:
+            _, height, width = BUCKETS[run % len(BUCKETS)]
+            rows, columns = height // CELL, width // CELL
         rng = random.Random(f"{self.seed}-{index}")
-        _, height, width = BUCKETS[index // self.RUN % len(BUCKETS)]
-        rows, columns = height // CELL, width // CELL
         # Few things as the language model will see them; many, because most cells are bare otherwise.
-        most = rng.choice((4, rows * columns))
+        most = rng.choice((min(MAX_THINGS, rows * columns), rows * columns))
         least = rng.choice((0, most))
-        scene = random_scene(
-            rng, size=(rows, columns), num_things=rng.randint(least, most), style=rng.choice(STYLES)
-        )
+        scene = random_scene(rng, size=(rows, columns), num_things=rng.randint(least, most), style=rng.choice(STYLES))
         return scene.with_things(
             [thing for thing in scene.things if (thing.shape, thing.color, scene.place_of(thing)) not in HELD_OUT]
         )
@@ -179,9 +195,7 @@ class VQCollator:
                 )
             by_size.setdefault(picture.size, []).append(np.asarray(picture.convert("RGB")))
         # Contiguous: GroupNorm's backward pass takes many times as long in the channels-last layout on a CPU.
-        stacks = [
-            torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2).copy()) for arrays in by_size.values()
-        ]
+        stacks = [torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2).copy()) for arrays in by_size.values()]
         return {"pixel_values": [stack.float() / 127.5 - 1 for stack in stacks]}
 
 

@@ -11,8 +11,18 @@ import torch
 from PIL import Image
 
 from ..modeling_wallaroo_vq import WallarooVQModel
-from ..shapes.world import BACKGROUNDS, CELL, COLORS, MAX_THINGS, SHAPES, STYLES, Scene, cell_pixels
-from ..shapes.world import random_scene, render
+from ..shapes.world import (
+    BACKGROUNDS,
+    CELL,
+    COLORS,
+    MAX_THINGS,
+    SHAPES,
+    STYLES,
+    Scene,
+    cell_pixels,
+    random_scene,
+    render,
+)
 from .vq_data import VQCollator
 
 PICTURES_AT_ONCE = 64
@@ -81,9 +91,7 @@ def report_scenes(seed: int, count: int) -> list[Scene]:
     return [random_scene(rng, num_things=rng.randint(0, MAX_THINGS), style=rng.choice(STYLES)) for _ in range(count)]
 
 
-def codes_report(
-    model: WallarooVQModel, *, scenes: Sequence[Scene] | int = 1000, seed: int = 1_000_003
-) -> CodesReport:
+def codes_report(model: WallarooVQModel, *, scenes: Sequence[Scene] | int = 1000, seed: int = 1_000_003) -> CodesReport:
     """Encodes and decodes scenes and counts.
 
     Args:
