@@ -1,28 +1,27 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Samples a second and peak memory of our training step, beside a straightforward step, in one run.
 
-Both steps take the same samples, the same weights and the same attention, find the same loss (checked here to 1e-3),
-and go backward, clip the gradient and step AdamW. What differs:
+Both steps take the same samples, the same weights and the same attention and find the same loss, which is checked here
+to 1e-3; both go backward, clip the gradient and step AdamW. What differs:
 
-- *straightforward*: as the released programs train (docs/protocol.md sections 10 and 13). The samples of each task are a
-  batch of their own, padded to a fixed maximum of the task; the text head gives logits over the whole vocabulary at every
+- *straightforward*: as the released programs train (docs/protocol.md sections 10 and 13). The samples of each task are
+  a batch of their own, padded to a fixed maximum; the text head gives logits over the whole vocabulary at every
   position of every task, the task's image head logits over all codes at every position; the VQ tokenizer encodes the
   pictures in every step. It is kinder than they are: the text head runs once and not twice, and pictures of one size go
   through the tokenizer together and not one by one.
 - *pixels*: ours. Samples of all tasks are packed into rows as the recipe says, and logits are at labelled positions.
-- *codes*: the same, from cached codes (`encode_dataset`).
+- *codes*: the same from cached codes (`encode_dataset`).
 
-What a maximum is decides much (`--maximum`): `released`, the default, takes the released recipe's limits (docs/protocol.md
-section 10), all scaled by one factor so that the longest sample to be drawn just fits; `longest` is the longest sample of
-each task, below which nobody can go without losing samples; `limit` is what our recipe and processor allow.
+What the maximum is decides much (`--maximum`): `released`, the default, takes the released recipe's limits
+(docs/protocol.md section 10), all scaled by the one factor that lets the longest sample to be drawn just fit; `longest`
+is the longest sample of each task, which is the least that loses no sample; `limit` is what our recipe allows.
 
 The three take turns, batch by batch; a figure is the median over the rounds. Batches are collated beforehand, for all
-of them: in training that is the work of the data loader's processes. Peak memory is that of the tensors of a step, above
-what is there before it (weights and the optimizer's state are the same for all).
+three: in training that is the work of the data loader's processes. Peak memory is that of the tensors of a step, above
+what is there before it (weights and the optimizer's state, which are the same for all).
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -336,9 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"{row['peak_step_mb']:12.1f} MB\n"
             )
     if options.json:
-        with contextlib.suppress(FileNotFoundError):
-            Path(options.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        path = Path(options.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
     return result
 
 

@@ -150,7 +150,11 @@ def losses_of(logs: list[dict[str, float]]) -> list[dict[str, float]]:
     names = ("loss", "grad_norm", "learning_rate", "dropped", "skipped_steps", "step", "eval")
     unsteady = ("second", "runtime")
     return [
-        {key: value for key, value in entry.items() if key.startswith(names) and not any(word in key for word in unsteady)}
+        {
+            key: value
+            for key, value in entry.items()
+            if key.startswith(names) and not any(word in key for word in unsteady)
+        }
         for entry in logs
         if "train_runtime" not in entry
     ]
@@ -193,7 +197,7 @@ def _run(function: Callable[[int], Any], rank: int, count: int, port: int, folde
         state._reset_state()
     try:
         torch.save(function(rank), folder / f"result-{rank}.pt")
-    except BaseException:
+    except Exception:  # noqa: BLE001, told to the parent
         (folder / f"failure-{rank}.txt").write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)

@@ -121,7 +121,7 @@ class Tracker(TrainerCallback):
     def add_image(self, name, pixels, step):
         self.images.append((name, pixels.shape, step))
 
-    def Image(self, sheet):  # noqa: N802
+    def Image(self, sheet):
         return sheet.size
 
     def log(self, values):

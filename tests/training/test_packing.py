@@ -20,7 +20,10 @@ def noise(height, width, seed=0):
 
 
 def question(*images, answer="a star"):
-    messages = [{"role": "user", "content": "<image>" * len(images) + "what?"}, {"role": "assistant", "content": answer}]
+    messages = [
+        {"role": "user", "content": "<image>" * len(images) + "what?"},
+        {"role": "assistant", "content": answer},
+    ]
     return {"task": "understand", "messages": messages, "images": list(images)}
 
 
@@ -96,7 +99,9 @@ def test_no_sample_sees_another(small_model, small_processor):
     target = packed.pop("target_pixel_values"), packed.pop("target_grid")
     codes, _ = small_model.model.encode_images(*target)
     is_code = packed["input_ids"] == small_model.config.generate_image_pad_token_id
-    packed["input_ids"] = packed["input_ids"].masked_scatter(is_code, torch.cat(codes) + small_model.config.text_vocab_size)
+    packed["input_ids"] = packed["input_ids"].masked_scatter(
+        is_code, torch.cat(codes) + small_model.config.text_vocab_size
+    )
     inputs = {name: value for name, value in packed.items() if name not in ("labels", "task_ids")}
     inputs["use_cache"] = False
     with torch.no_grad():
@@ -120,7 +125,9 @@ def test_padding_of_packed_rows_has_nothing_to_learn_and_is_seen_by_none(small_m
     row, start = next(
         (row, int(torch.nonzero(positions == 0)[-1]))
         for row, positions in enumerate(batch["position_ids"][0])
-        if (batch["input_ids"][row, int(torch.nonzero(positions == 0)[-1]) :] == small_processor.tokenizer.pad_token_id).all()
+        if (
+            batch["input_ids"][row, int(torch.nonzero(positions == 0)[-1]) :] == small_processor.tokenizer.pad_token_id
+        ).all()
     )
     assert (batch["labels"][row, start:] == -100).all()
     expected, _ = step(small_model, batch)

@@ -3,6 +3,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -352,7 +353,7 @@ def test_spike_is_skipped(small_model, small_processor, tmp_path, caplog, proces
         [warning] = said
         assert warning.startswith("Step 5 is skipped: its gradient norm ")
         assert "is more than 5 times the median" in warning
-        moved = [not torch.equal(before, after) for before, after in zip(weights[:-1], weights[1:], strict=True)]
+        moved = [not torch.equal(before, after) for before, after in pairwise(weights)]
         assert moved == [True, True, True, False, True]
         assert log[4]["grad_norm"] > 100 * log[3]["grad_norm"]
         assert [entry.get("skipped_steps") for entry in log] == [None] * 4 + [1, 1]
@@ -405,7 +406,7 @@ def test_arguments_are_checked(small_model, small_processor, tmp_path, monkeypat
         WallarooTrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
     assert WallarooTrainingArguments(str(tmp_path), loss_weights='{"edit": 2}').loss_weights == {"edit": 2}
     monkeypatch.setattr(WallarooTrainingArguments, "n_gpu", 2)
-    with pytest.raises(ValueError, match="One process sees 2 GPUs.*Start a process for each GPU"):
+    with pytest.raises(ValueError, match=r"One process sees 2 GPUs.*Start a process for each GPU"):
         trainer_of(small_model, small_processor, QUESTIONS, tmp_path)
 
 

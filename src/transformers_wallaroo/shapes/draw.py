@@ -47,6 +47,7 @@ class Draw:
         language: of the texts.
         size: rows and columns.
         held_out: `False` never puts a held-out combination, `True` often does, `None` pays no attention.
+        most: things in a scene, beyond those that the kind itself asks for.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Draw:
         language: Language,
         size: tuple[int, int],
         held_out: bool | None,
+        most: int = MAX_THINGS,
     ):
         self.rng, self.plan, self.wording, self.language = rng, plan, wording, language
         self.rows, self.columns = size
         self.held_out = held_out
+        self.most = most
         self.things: list[Thing] = []
 
     @property
@@ -110,8 +113,12 @@ class Draw:
 
     def crowd(self, low: int, high: int = MAX_THINGS) -> None:
         """Puts from `low` to `high` more things."""
-        for _ in range(self.plan.randint(low, high)):
-            self.put()
+        self.more(self.plan.randint(low, high), least=low)
+
+    def more(self, number: int, *, least: int = 0, **which: Sequence[str]) -> None:
+        """Puts so many more things, as long as there are not too many."""
+        for _ in range(max(least, min(number, self.most - len(self.things)))):
+            self.put(**which)
 
     def style(self) -> str:
         return STYLES[self.plan.random() < OUTLINED_SHARE]

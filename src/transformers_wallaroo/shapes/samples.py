@@ -20,7 +20,7 @@ from typing import Any
 from . import editing, generation, understanding
 from .draw import Draw
 from .language import LANGUAGES, get_language
-from .world import BUCKETS, CELL, render
+from .world import BUCKETS, CELL, MAX_THINGS, render
 
 TASKS = ("understand", "generate", "edit")
 KINDS: dict[str, tuple[str, ...]] = {
@@ -41,6 +41,7 @@ def make_sample(
     language: str | None = None,
     held_out: bool | None = False,
     bucket: tuple[int, int] | None = None,
+    max_things: int = MAX_THINGS,
 ) -> dict[str, Any]:
     """One sample for `WallarooDataCollator`, the same for the same arguments on every machine.
 
@@ -51,6 +52,7 @@ def make_sample(
         language: `"en"` or `"zh"`; a random one by default.
         held_out: see the module.
         bucket: (height, width) in pixels, one of `SIZES`; a random one by default.
+        max_things: things in a scene, beyond those that the kind itself asks for: 1 makes an easy start.
 
     Returns:
         A dict with what the collator takes (`task`; `prompt`, `image`, `height`, `width`; `source_image` of an edit;
@@ -69,7 +71,7 @@ def make_sample(
     height, width = bucket or drawn_size
     wording, size = random.Random(wording_seed), (height // CELL, width // CELL)
     for _ in range(MAX_ATTEMPTS):
-        draw = Draw(rng, random.Random(plan_seed), wording, spoken, size, held_out)
+        draw = Draw(rng, random.Random(plan_seed), wording, spoken, size, held_out, max_things)
         fields = _BUILDERS[task](kind, draw)
         if fields is not None:
             return {"task": task, **fields, "kind": kind, "language": spoken.code, "seed": own_seed}
@@ -144,7 +146,7 @@ class ShapesDataset(Sequence[dict[str, Any]]):
         task, seed: see `make_sample`; sample `i` is `make_sample(task, start + i, seed, ...)`.
         length: how many samples there are.
         start: index of the first.
-        kind, language, held_out, bucket: see `make_sample`.
+        kind, language, held_out, bucket, max_things: see `make_sample`.
     """
 
     task: str
@@ -155,6 +157,7 @@ class ShapesDataset(Sequence[dict[str, Any]]):
     language: str | None = None
     held_out: bool | None = False
     bucket: tuple[int, int] | None = None
+    max_things: int = MAX_THINGS
 
     def __post_init__(self) -> None:
         _check(self.task, self.kind, self.held_out, self.bucket)
@@ -177,4 +180,5 @@ class ShapesDataset(Sequence[dict[str, Any]]):
             language=self.language,
             held_out=self.held_out,
             bucket=self.bucket,
+            max_things=self.max_things,
         )

@@ -71,8 +71,7 @@ def _surround(draw: Draw, low: int, high: int, *looks: Look) -> None:
     """Puts from `low` to `high` things that no look fits; looks that all name a shape, or all a colour."""
     shapes = tuple(shape for shape in SHAPES if shape not in [look.shape for look in looks])
     colors = tuple(color for color in COLORS if color not in [look.color for look in looks])
-    for _ in range(draw.plan.randint(low, high)):
-        draw.put(shapes=shapes, colors=colors)
+    draw.more(draw.plan.randint(low, high), shapes=shapes, colors=colors)
 
 
 def _counting(draw: Draw) -> Exchange | None:

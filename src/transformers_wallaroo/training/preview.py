@@ -34,11 +34,12 @@ def make_images(
         chosen = [index for index, sample in enumerate(samples) if sample["task"] == task]
         for start in range(0, len(chosen), batch_size):
             indices = chosen[start : start + batch_size]
+            sizes = [_size(samples[index], processor) for index in indices]
             inputs = processor(
                 text=[samples[index]["prompt"] for index in indices],
-                images=[[samples[index]["source_image"]] for index in indices] if task == "edit" else None,
-                height=[samples[index].get("height") for index in indices],
-                width=[samples[index].get("width") for index in indices],
+                images=[[to_rgb(samples[index]["source_image"])] for index in indices] if task == "edit" else None,
+                height=[height for height, _ in sizes],
+                width=[width for _, width in sizes],
                 task=task,
                 return_tensors="pt",
             ).to(model.device)
@@ -50,6 +51,25 @@ def make_images(
     return [pictures[index] for index in sorted(pictures)]
 
 
+def _size(sample: Mapping[str, Any], processor: Any) -> tuple[int, int]:
+    """Height and width in pixels at which the collator would have the sample learned."""
+    if sample.get("height") is not None:
+        return sample["height"], sample["width"]
+    if sample.get("codes") is not None:
+        factor = processor.image_processor.downsample_factor
+        return len(sample["codes"]) * factor, len(sample["codes"][0]) * factor
+    picture = to_rgb(sample["source_image" if sample["task"] == "edit" else "image"])
+    return processor.image_processor.bucket_of(picture.height, picture.width)
+
+
+def _own_picture(sample: Mapping[str, Any], model: Any, processor: Any) -> Image.Image:
+    """What the sample is to become; decoded where it is known by its codes alone."""
+    if sample.get("image") is not None:
+        return to_rgb(sample["image"])
+    codes = torch.as_tensor(sample["codes"], device=model.device)
+    return processor.image_processor.postprocess(model.model.vq_model.decode(codes[None]))[0]
+
+
 def draw_preview(model: Any, processor: Any, samples: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Image.Image:
     """A contact sheet: prompt, source where there is one, the picture made, and the sample's own picture."""
     chosen = [sample for sample in samples if isinstance(get_task(sample["task"]), ImageTask)]
@@ -57,7 +77,7 @@ def draw_preview(model: Any, processor: Any, samples: Sequence[Mapping[str, Any]
     entries = []
     for sample, picture in zip(chosen, made, strict=True):
         source = [to_rgb(sample["source_image"])] if sample["task"] == "edit" else []
-        entries.append((sample["prompt"], [*source, picture, to_rgb(sample["image"])]))
+        entries.append((sample["prompt"], [*source, picture, _own_picture(sample, model, processor)]))
     return contact_sheet(entries)
 
 
@@ -74,6 +94,7 @@ def contact_sheet(
     font = ImageFont.load_default(size=13)
     groups = [[_scaled(picture, height) for picture in pictures] for _, pictures in entries]
     widths = [sum(picture.width + MARGIN // 2 for picture in group) for group in groups]
+    columns = max(min(columns, len(groups)), 1)
     cell_width = max([*widths, 220]) + MARGIN
     cell_height = height + TEXT_HEIGHT + MARGIN
     rows = -(-len(entries) // columns)

@@ -297,6 +297,11 @@ def load_model(config: StageConfig, **load_options: Any) -> WallarooForCondition
     Weights are float32, for they are the optimizer's own copy; `bf16` computes in bfloat16 by autocast. The random
     weights of new parts depend on `seed` alone.
     """
+    return load_parts(config, **load_options)[0]
+
+
+def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForConditionalGeneration, list[str]]:
+    """As `load_model`, with the names of the parts that the checkpoint lacked."""
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
@@ -324,7 +329,7 @@ def load_model(config: StageConfig, **load_options: Any) -> WallarooForCondition
             if target in parts:
                 parts[target].load_state_dict(parts[source].state_dict())
     model.config.row_ends = config.row_ends
-    return model
+    return model, created
 
 
 def with_vq_model(
