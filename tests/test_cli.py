@@ -2,6 +2,7 @@
 """The `wallaroo` command: help, a run of each command, and one sentence for what a user does wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from typer.testing import CliRunner
 
 import transformers_wallaroo
 from transformers_wallaroo import cli, embedded
+from transformers_wallaroo.evaluation import shapes
 from transformers_wallaroo.training import run, vq
 
 from untrained import save_untrained
 
-RECIPES = Path(__file__).parent.parent / "examples" / "recipes" / "tiny"
-BASE, VQ = RECIPES / "base.yaml", RECIPES / "vq.yaml"
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "examples" / "recipes" / "tiny"
+STAGE, VQ = RECIPES / "stage-2.yaml", RECIPES / "vq.yaml"
 runner = CliRunner()
 
 
@@ -39,6 +42,12 @@ def untrained(tmp_path_factory) -> Path:
     return save_untrained(tmp_path_factory.mktemp("untrained") / "wallaroo")
 
 
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    """An untrained model does not stop of itself."""
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", 6)
+
+
 # ------------------------------------------------------------------ help
 
 
@@ -53,7 +62,7 @@ def untrained(tmp_path_factory) -> Path:
         ),
         (
             ("train",),
-            ["RECIPE", "KEY=VALUE", "--no-resume", "wallaroo train examples/recipes/tiny/base.yaml steps=100"],
+            ["RECIPE", "KEY=VALUE", "--no-resume", "wallaroo train examples/recipes/tiny/stage-2.yaml steps=100"],
         ),
         (("train-vq",), ["RECIPE", "KEY=VALUE", "--no-resume", "wallaroo train-vq examples/recipes/tiny/vq.yaml"]),
     ],
@@ -66,7 +75,9 @@ def test_help_says_what_there_is_with_examples(command, words):
 
 
 def test_recipes_of_the_help_are_there():
-    assert BASE.is_file() and VQ.is_file()
+    for command in ((), ("train",), ("train-vq",)):
+        named = re.findall(r"examples/recipes/[\w/-]+\.yaml", invoke(*command, "--help").stdout)
+        assert named and all((ROOT / recipe).is_file() for recipe in named)
 
 
 def test_version():
@@ -84,7 +95,7 @@ def test_an_unknown_command_is_a_usage_error():
 def test_eval_shapes_prints_tables_and_writes_json(untrained, tmp_path):
     out = tmp_path / "new" / "scores.json"
     result = invoke(
-        "eval", "shapes", "--checkpoint", untrained, "--samples", 6, "--seed", 4, "--json", out, "--guidance-scale", 1
+        "eval", "shapes", "--checkpoint", untrained, "--samples", 4, "--seed", 4, "--json", out, "--guidance-scale", 1
     )
     assert result.exit_code == 0, result.stderr
     for title in ("Understanding:", "Generation:", "Editing:", "| single_object ", "| adjust ", "| 64x32 "):
@@ -93,7 +104,7 @@ def test_eval_shapes_prints_tables_and_writes_json(untrained, tmp_path):
     assert set(report["overall"]) == {"understand", "generate", "edit"}
     assert all(0 <= value <= 1 for value in report["overall"].values())
     settings = report["settings"]
-    assert (settings["samples"], settings["held_out"], settings["seed"]) == (6, 3, 4)
+    assert (settings["samples"], settings["held_out"], settings["seed"]) == (4, 2, 4)
     assert settings["checkpoint"] == str(untrained) and settings["generation"]["guidance_scale"] == 1
 
 
@@ -141,12 +152,12 @@ def runs(monkeypatch, tmp_path):
 
 
 def test_train_reads_recipe_and_overrides(runs, tmp_path):
-    result = invoke("train", BASE, "steps=3", "trainer.report_to=tensorboard", "--no-resume")
+    result = invoke("train", STAGE, "steps=3", "trainer.report_to=tensorboard", "--no-resume")
     assert result.exit_code == 0, result.stderr
     [(config, resume)] = runs
     assert (config.steps, config.trainer["report_to"], resume) == (3, "tensorboard", False)
-    assert config.stage == "base" and str(tmp_path / "final") in result.stderr
-    invoke("train", BASE)
+    assert config.stage == "2" and str(tmp_path / "final") in result.stderr
+    invoke("train", STAGE)
     assert runs[-1][1] is True
 
 
@@ -159,7 +170,7 @@ def test_train_vq_reads_recipe_and_overrides(runs, tmp_path):
     assert str(tmp_path) in result.stderr
 
 
-@pytest.mark.parametrize(("command", "recipe"), [("train", BASE), ("train-vq", VQ)])
+@pytest.mark.parametrize(("command", "recipe"), [("train", STAGE), ("train-vq", VQ)])
 def test_bad_recipes_end_in_a_sentence(runs, command, recipe, tmp_path):
     assert "stepz" in (line := refused(command, recipe, "stepz=3")) and "steps" in line.replace("stepz", "")
     assert "must be key=value, but got 'fast'" in refused(command, recipe, "fast")
@@ -171,7 +182,7 @@ def test_bad_recipes_end_in_a_sentence(runs, command, recipe, tmp_path):
     assert not runs
 
 
-@pytest.mark.parametrize(("command", "recipe"), [("train", BASE), ("train-vq", VQ)])
+@pytest.mark.parametrize(("command", "recipe"), [("train", STAGE), ("train-vq", VQ)])
 def test_an_interrupted_training_says_how_to_go_on(monkeypatch, command, recipe):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -188,7 +199,7 @@ def test_a_missing_extra_is_named(monkeypatch):
         raise ImportError("training needs accelerate")
 
     monkeypatch.setattr(run, "run_stage", missing)
-    assert "training needs accelerate" in refused("train", BASE)
+    assert "training needs accelerate" in refused("train", STAGE)
 
 
 # ------------------------------------------------------------------ the package

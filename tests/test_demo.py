@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from transformers_wallaroo import embedded
+from transformers_wallaroo.evaluation import shapes
 from transformers_wallaroo.shapes import KINDS, SIZES
 
 import demo
@@ -63,6 +64,7 @@ def test_demo_runs_a_checkpoint(tmp_path, monkeypatch, capsys):
     """An untrained one, as the embedded and as a named checkpoint; one sample of each task."""
     checkpoint = save_untrained(tmp_path / "untrained")
     monkeypatch.setattr(embedded, "TINY", checkpoint)
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", 6)
     samples_of = demo.samples_of
     monkeypatch.setattr(demo, "samples_of", lambda task: samples_of(task)[:1])
     for arguments in ((), ("--checkpoint", checkpoint)):

@@ -39,7 +39,7 @@ eval_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(eval_app, name="eval")
 
 Recipe = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="YAML file of the recipe, such as examples/recipes/tiny/base.yaml.")
+    Path, typer.Argument(metavar="RECIPE", help="YAML file of the recipe, such as examples/recipes/tiny/stage-2.yaml.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -64,7 +64,7 @@ def wallaroo(
 
     \b
     wallaroo eval shapes                                    score the embedded checkpoint
-    wallaroo train examples/recipes/tiny/base.yaml          train a stage
+    wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
 
     A command with --help says what it takes. WALLAROO_TRACEBACK=1 shows where an error comes from.
@@ -140,8 +140,8 @@ def train(recipe: Recipe, overrides: Overrides = None, resume: Resume = True) ->
     """Train one stage from its recipe; the checkpoint lands in the folder `final` of the recipe's `output`.
 
     \b
-    wallaroo train examples/recipes/tiny/base.yaml
-    wallaroo train examples/recipes/tiny/base.yaml steps=100 output=/tmp/short trainer.report_to=tensorboard
+    wallaroo train examples/recipes/tiny/stage-2.yaml
+    wallaroo train examples/recipes/tiny/stage-2.yaml steps=100 output=/tmp/short trainer.report_to=tensorboard
     accelerate launch -m transformers_wallaroo.cli train RECIPE     on several GPUs
 
     The same command goes on with a run that was stopped, and does nothing where the run is done.

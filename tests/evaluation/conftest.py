@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from transformers_wallaroo.embedded import load_checkpoint
+from transformers_wallaroo.evaluation import shapes
 
 from untrained import save_untrained
 
@@ -18,3 +19,9 @@ def untrained(tmp_path_factory) -> Path:
 def untrained_model(untrained):
     """Model and processor."""
     return load_checkpoint(untrained)
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    """An untrained model does not stop of itself."""
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", 6)

@@ -240,14 +240,14 @@ def test_a_model_from_end_to_end(untrained_model, tmp_path):
     model, processor = untrained_model
     model.train()
     report = evaluate_shapes(
-        model, processor, samples=7, held_out=2, seed=3, batch_size=4, show_progress=False, guidance_scale=1
+        model, processor, samples=4, held_out=2, seed=3, batch_size=3, show_progress=False, guidance_scale=1
     )
     assert model.training, "the mode is left as it was"
     model.eval()
     values = report.to_dict()
     assert all(value < 0.5 for value in values["overall"].values())
     assert Counter((s.task, s.part) for s in report.scored) == {
-        **{(task, "seen"): 7 for task in TASKS},
+        **{(task, "seen"): 4 for task in TASKS},
         **{(task, "held_out"): 2 for task in TASKS},
         ("generate", "seen_placed"): 2,
     }

@@ -39,6 +39,8 @@ FROM_ZERO = (
     "workers",
     "seed",
 )
+# Where the source of an edit stands in a layout: its cells are `{source}`, what the vision tower sees is `{image}`.
+SOURCE_ORDERS = {"low_level_first": "{source}{image}", "semantic_first": "{image}{source}"}
 # The parts that a checkpoint may lack when a stage starts from it, since that stage is the first to train them.
 GENERATION_PARTS = ("generation_adapter", "generation_head")
 # What `editing_from_generation` copies. The editing head is not there where editing shares the generation head.
@@ -76,6 +78,9 @@ class StageConfig:
         vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
         editing_from_generation: start the editing adapter and head as copies of the generation adapter and head
             instead of from random weights.
+        source_order: `"low_level_first"`, as released, or `"semantic_first"`: what stands first of an edit's source, its
+            cells or its pixels as the vision tower sees them. The checkpoint's own order where it is not given.
+        source_positions, shared_image_head: see `WallarooConfig`; the checkpoint's own where they are not given.
         lora: options of peft's `LoraConfig`; the language model's linear layers are adapted, the other parts of
             `train` are trained whole. `quantize` in it (`"4bit"`, `"8bit"`) loads the model in that precision.
         bf16, gradient_checkpointing, compile: how it runs.
@@ -117,6 +122,9 @@ class StageConfig:
     pack_length: int | None = None
     vq_model: str | None = None
     editing_from_generation: bool = False
+    source_order: str | None = None
+    source_positions: str | None = None
+    shared_image_head: bool | None = None
     lora: dict[str, Any] | None = None
     bf16: bool = True
     gradient_checkpointing: bool = False
@@ -133,6 +141,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         _one_of("stage", self.stage, STAGES)
         _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
+        if self.source_order is not None:
+            _one_of("source_order", self.source_order, tuple(SOURCE_ORDERS))
         for name in self.train:
             _one_of("train", name, TRAINABLE)
         for name in ("tasks", "limits", "loss_weights", "data"):
@@ -286,6 +296,11 @@ def prepare_processor(processor: WallarooProcessor, config: StageConfig) -> Wall
     if config.vision_pixels is not None:
         fewest, most = config.vision_pixels
         image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
+    if config.source_order is not None:
+        wanted = SOURCE_ORDERS[config.source_order]
+        for layout in processor.layouts.values():
+            for order in SOURCE_ORDERS.values():
+                layout["edit"] = layout["edit"].replace(order, wanted)
     processor.row_ends = config.row_ends
     processor.size_indicators = config.size_indicators
     return processor
@@ -305,14 +320,19 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
+    for name in ("source_positions", "shared_image_head"):
+        if getattr(config, name) is not None:
+            options[name] = getattr(config, name)
     set_seed(config.seed)
     model, info = WallarooForConditionalGeneration.from_pretrained(config.init, output_loading_info=True, **options)
     created = sorted({part for key in info["missing_keys"] for part in MLP_NAMES if part in key.split(".")})
     strangers = [key for key in info["missing_keys"] if not any(part in key.split(".") for part in created)]
-    if strangers or info["unexpected_keys"]:
+    # An editing head that is shared from now on has no use.
+    unknown = [key for key in info["unexpected_keys"] if not (config.shared_image_head and "editing_head" in key)]
+    if strangers or unknown:
         raise ValueError(
             f"{config.init} does not hold what its config says: missing {strangers[:5]}, unexpected "
-            f"{sorted(info['unexpected_keys'])[:5]}."
+            f"{sorted(unknown)[:5]}."
         )
     late = [part for part in created if part in GENERATION_PARTS and config.stage not in ("base", "1")]
     if late:

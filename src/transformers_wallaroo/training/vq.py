@@ -256,7 +256,7 @@ def init_convolutions(model: WallarooVQModel, gain: float) -> None:
     """Starts each convolution with random biases and weights that multiply the size of its input by `gain`.
 
     transformers' own start, 0.02 for all and no biases, lets the signal of a narrow network fade from layer to layer;
-    the decoder, which must find out the place within a cell by itself, then learns about half as fast.
+    the decoder, which must find out the place within a cell by itself, then starts more slowly.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,0 +1,114 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""`accelerate launch` with the configs of `examples/accelerate`: two processes learn what one learns."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from transformers_wallaroo.training.run import run_stage
+from transformers_wallaroo.training.stages import StageConfig
+
+from small import PARTS_4, losses_of
+
+CONFIGS = Path(__file__).parents[2] / "examples" / "accelerate"
+# Three samples a batch of a process; sorted by task, so that in each step the processes have different tasks.
+RECIPE = {
+    "stage": "4",
+    "train": PARTS_4,
+    "tasks": {"understand": 1, "generate": 1, "edit": 1},
+    "data": {task: {"shapes": {"bucket": [32, 64]}} for task in ("understand", "generate", "edit")},
+    "evaluation": {"understand": {"shapes": {"bucket": [32, 64]}}, "edit": {"shapes": {}}, "samples": 5},
+    "eval_steps": 3,
+    "global_batch": 12,
+    "steps": 3,
+    "learning_rate": 0.05,
+    "bf16": False,
+    "logging_steps": 1,
+    "trainer": {"optim": "sgd", "use_cpu": True},
+}
+
+
+def recipe(small_folder, output, **changes):
+    return {**RECIPE, "init": str(small_folder), "output": str(output), **changes}
+
+
+def launch(config, recipe, folder, *options):
+    """Runs `wallaroo train` through `accelerate launch` on two processes."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    script = Path(__file__).with_name("launched_on_cpu.py")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    result = subprocess.run(
+        [*launcher, "--num_processes", "2", *options, str(script), "train", str(folder / "recipe.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-3000:]
+    return result.stderr
+
+
+def log_of(folder, step):
+    state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return losses_of(state["log_history"])
+
+
+@pytest.fixture(scope="module")
+def alone(small_folder, tmp_path_factory):
+    """The same steps by one process."""
+    output = tmp_path_factory.mktemp("alone")
+    run_stage(StageConfig.from_dict(recipe(small_folder, output)))
+    return output
+
+
+def assert_same_run(output, alone, *, tolerance, without=()):
+    log, expected = log_of(output, 3), log_of(alone, 3)
+    assert len(log) == len(expected) == 4
+    for entry, expected_entry in zip(log, expected, strict=True):
+        expected_entry = {name: value for name, value in expected_entry.items() if not name.startswith(without)}
+        assert expected_entry.items() and {name: entry[name] for name in expected_entry} == pytest.approx(
+            expected_entry, rel=tolerance
+        )
+    weights = AutoModel.from_pretrained(output / "final").state_dict()
+    checkpoint = AutoModel.from_pretrained(output / "checkpoint-3").state_dict()
+    expected_weights = AutoModel.from_pretrained(alone / "final").state_dict()
+    assert weights.keys() == expected_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, expected_weights[name], rtol=tolerance, atol=tolerance / 10)
+        assert torch.equal(weight, checkpoint[name])
+
+
+def test_processes_with_whole_models(small_folder, tmp_path, alone):
+    launch("ddp_cpu", recipe(small_folder, tmp_path), tmp_path)
+    assert_same_run(tmp_path, alone, tolerance=1e-5)
+
+
+def test_fsdp2(small_folder, tmp_path, alone):
+    launch("fsdp2", recipe(small_folder, tmp_path), tmp_path)
+    assert_same_run(tmp_path, alone, tolerance=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed(small_folder, tmp_path, alone, stage):
+    launch(f"zero{stage}", recipe(small_folder, tmp_path), tmp_path)
+    assert_same_run(tmp_path, alone, tolerance=1e-5, without=("grad_norm/",))
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_are_ones_that_accelerate_reads(config):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    loaded = load_config_from_file(str(config))
+    assert loaded.num_processes >= 2
+    assert loaded.mixed_precision == "no"
