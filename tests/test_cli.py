@@ -98,7 +98,7 @@ def test_eval_shapes_prints_tables_and_writes_json(untrained, tmp_path):
         "eval", "shapes", "--checkpoint", untrained, "--samples", 4, "--seed", 4, "--json", out, "--guidance-scale", 1
     )
     assert result.exit_code == 0, result.stderr
-    for title in ("Understanding:", "Generation:", "Editing:", "| single_object ", "| adjust ", "| 64x32 "):
+    for title in ("Understanding:", "Generation:", "Editing:", "| single_object ", "| adjust ", "| 64x48 "):
         assert title in result.stdout
     report = json.loads(out.read_text(encoding="utf-8"))
     assert set(report["overall"]) == {"understand", "generate", "edit"}

@@ -43,7 +43,7 @@ def recipe(small_folder, output, **changes):
 def launch(config, recipe, folder, *options):
     """Runs `wallaroo train` through `accelerate launch` on two processes."""
     folder.mkdir(exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     script = Path(__file__).with_name("launched_on_cpu.py")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     result = subprocess.run(
@@ -72,13 +72,12 @@ def alone(small_folder, tmp_path_factory):
 
 
 def assert_same_run(output, alone, *, tolerance, without=()):
+    assert (output / "checkpoint-3" / "rng_state_1.pth").is_file()  # so there were two processes
     log, expected = log_of(output, 3), log_of(alone, 3)
     assert len(log) == len(expected) == 4
     for entry, expected_entry in zip(log, expected, strict=True):
         expected_entry = {name: value for name, value in expected_entry.items() if not name.startswith(without)}
-        assert expected_entry.items() and {name: entry[name] for name in expected_entry} == pytest.approx(
-            expected_entry, rel=tolerance
-        )
+        assert {name: entry[name] for name in expected_entry} == pytest.approx(expected_entry, rel=tolerance)
     weights = AutoModel.from_pretrained(output / "final").state_dict()
     checkpoint = AutoModel.from_pretrained(output / "checkpoint-3").state_dict()
     expected_weights = AutoModel.from_pretrained(alone / "final").state_dict()

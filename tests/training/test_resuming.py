@@ -41,7 +41,7 @@ def config_of(folder, output, workers=0):
             "save_steps": 2,
             "logging_steps": 3,
             "workers": workers,
-            "trainer": {"spike_factor": 1.2, "spike_window": 4},
+            "trainer": {"spike_factor": 0.7, "spike_window": 4},
         }
     )
 

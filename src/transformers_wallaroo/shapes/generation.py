@@ -13,12 +13,21 @@ MORE_SHARE = 1 / 3
 # Only these prompts can name shape, colour and place together, so only they can ask for what is held out.
 HELD_OUT_KINDS = ("position", "color_attribution")
 
+# A kind for training alone, beside GenEval's: the answer to a question for a description, as a prompt. It says most of
+# a picture and so teaches most of what the codes mean.
+DESCRIPTION = "description"
+
 Built = tuple[Scene, Ask, str]
 
 
 def build(kind: str, draw: Draw) -> Built | None:
     """Scene, ask and prompt; the scene holds exactly what is asked. With `held_out=True` the prompt names a held-out
     combination of shape, colour and place."""
+    if kind == DESCRIPTION:
+        draw.crowd(2)
+        scene = draw.scene()
+        looks = tuple(Look(thing.shape, thing.color) for thing in scene.things)
+        return scene, Ask(looks, background=scene.background), draw.language.describe(scene)
     ask = _KINDS[kind](draw)
     if ask is None or (draw.held_out is True and not any(look.held_out for look in ask.looks)):
         return None

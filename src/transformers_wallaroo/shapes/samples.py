@@ -29,6 +29,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "edit": editing.KINDS,
 }
 SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width in BUCKETS)
+# Kinds that are made when they are asked for, and never scored.
+TRAINING_KINDS: dict[str, tuple[str, ...]] = {"generate": (generation.DESCRIPTION,)}
 MAX_ATTEMPTS = 10_000
 
 
@@ -37,7 +39,7 @@ def make_sample(
     index: int,
     seed: int,
     *,
-    kind: str | None = None,
+    kind: str | Sequence[str] | None = None,
     language: str | None = None,
     held_out: bool | None = False,
     bucket: tuple[int, int] | None = None,
@@ -48,10 +50,11 @@ def make_sample(
     Args:
         task: `"understand"`, `"generate"` or `"edit"`.
         index, seed: together they name the sample.
-        kind: one of `KINDS[task]`; a random one by default.
+        kind: one of `KINDS[task]` or `TRAINING_KINDS[task]`, or several, of which one is drawn (a kind that is named
+            twice twice as often); a random one of `KINDS[task]` by default.
         language: `"en"` or `"zh"`; a random one by default.
         held_out: see the module.
-        bucket: (height, width) in pixels, one of `SIZES`; a random one by default.
+        bucket: (height, width) in pixels, such as one of `SIZES`; a random one of these by default.
         max_things: things in a scene, beyond those that the kind itself asks for: 1 makes an easy start.
 
     Returns:
@@ -61,35 +64,45 @@ def make_sample(
     """
     _check(task, kind, held_out, bucket)
     rng = random.Random(f"{task}/{seed}/{index}")
-    kinds = generation.HELD_OUT_KINDS if task == "generate" and held_out is True else KINDS[task]
+    kinds: Sequence[str] = generation.HELD_OUT_KINDS if task == "generate" and held_out is True else KINDS[task]
+    if kind is not None:
+        kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     # All are drawn whether given or not, so that giving one changes no other: a sample in the other language, say,
     # shows the same scene.
     own_seed, plan_seed, wording_seed = (rng.getrandbits(63) for _ in range(3))
     drawn_kind, drawn_language, drawn_size = rng.choice(kinds), rng.choice(tuple(LANGUAGES)), rng.choice(SIZES)
-    kind = kind or drawn_kind
     spoken = get_language(language or drawn_language)
     height, width = bucket or drawn_size
     wording, size = random.Random(wording_seed), (height // CELL, width // CELL)
     for _ in range(MAX_ATTEMPTS):
         draw = Draw(rng, random.Random(plan_seed), wording, spoken, size, held_out, max_things)
-        fields = _BUILDERS[task](kind, draw)
+        fields = _BUILDERS[task](drawn_kind, draw)
         if fields is not None:
-            return {"task": task, **fields, "kind": kind, "language": spoken.code, "seed": own_seed}
-    raise RuntimeError(f"No {kind!r} sample for {task!r} of {height}x{width} was found in {MAX_ATTEMPTS} attempts.")
+            return {"task": task, **fields, "kind": drawn_kind, "language": spoken.code, "seed": own_seed}
+    raise RuntimeError(f"No {drawn_kind!r} sample for {task!r} of {height}x{width} was found in {MAX_ATTEMPTS} attempts.")
 
 
-def _check(task: str, kind: str | None, held_out: bool | None, bucket: tuple[int, int] | None) -> None:
+def _check(
+    task: str, kind: str | Sequence[str] | None, held_out: bool | None, bucket: tuple[int, int] | None
+) -> None:
     if task not in KINDS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, KINDS))}, but got {task!r}.")
-    if kind is not None and kind not in KINDS[task]:
-        raise ValueError(f"`kind` of {task!r} must be one of {', '.join(map(repr, KINDS[task]))}, but got {kind!r}.")
-    if task == "generate" and held_out is True and kind not in (None, *generation.HELD_OUT_KINDS):
+    known = (*KINDS[task], *TRAINING_KINDS.get(task, ()))
+    for entry in (kind,) if kind is None or isinstance(kind, str) else kind:
+        if entry is not None and entry not in known:
+            raise ValueError(f"`kind` of {task!r} must be one of {', '.join(map(repr, known))}, but got {entry!r}.")
+        if task == "generate" and held_out is True and entry not in (None, *generation.HELD_OUT_KINDS):
+            raise ValueError(
+                f"`kind` must be one of {', '.join(map(repr, generation.HELD_OUT_KINDS))} with `held_out=True`, but got "
+                f"{entry!r}, whose prompts do not name shape, colour and place together."
+            )
+    if bucket is not None and (
+        len(bucket) != 2 or any(side % CELL for side in bucket) or bucket[0] * bucket[1] < MAX_THINGS * CELL**2
+    ):
         raise ValueError(
-            f"`kind` must be one of {', '.join(map(repr, generation.HELD_OUT_KINDS))} with `held_out=True`, but got "
-            f"{kind!r}, whose prompts do not name shape, colour and place together."
+            f"`bucket` must be (height, width) in pixels, multiples of {CELL} with room for {MAX_THINGS} things, such as "
+            f"one of {SIZES}, but got {bucket!r}."
         )
-    if bucket is not None and tuple(bucket) not in SIZES:
-        raise ValueError(f"`bucket` must be (height, width) in pixels, one of {SIZES}, but got {bucket!r}.")
 
 
 def _generate(kind: str, draw: Draw) -> dict[str, Any] | None:
@@ -153,7 +166,7 @@ class ShapesDataset(Sequence[dict[str, Any]]):
     seed: int
     length: int
     start: int = 0
-    kind: str | None = None
+    kind: str | Sequence[str] | None = None
     language: str | None = None
     held_out: bool | None = False
     bucket: tuple[int, int] | None = None

@@ -88,7 +88,7 @@ class WallarooDataCollator:
         self.drop = drop
         self._worker_seed: int | None = None
 
-    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: Sequence[Mapping[str, Any] | None]) -> dict[str, torch.Tensor]:
         """Encodes samples of any mixture of tasks; see `WallarooForConditionalGeneration.forward`.
 
         `None` among them stands for no sample (see `PaddedDataset`).

@@ -43,10 +43,9 @@ def load_with_lora(config: StageConfig, **load_options: Any) -> tuple[PeftModel,
     if quantize is not None:
         load_options = {**load_options, "quantization_config": quantization(quantize)}
         load_options.setdefault("device_map", {"": _device()})
-    model, created = load_parts(config, **load_options)
-    changed = {*created, *(EDITING_FROM_GENERATION if config.editing_from_generation else ())}
+    model, new = load_parts(config, **load_options)
     used = {part for task in config.tasks for part in PARTS_OF_TASK.get(task, ())}
-    lost = sorted(changed & used - set(whole))
+    lost = [part for part in new if part in used and part not in whole]
     if lost:
         raise ValueError(
             f"{', '.join(lost)} would be new, but `train` does not name them: an adapter holds what is trained alone, "
@@ -86,7 +85,10 @@ def quantization(name: str) -> BitsAndBytesConfig:
             f"`lora.quantize` is {name!r}, which needs bitsandbytes (`pip install bitsandbytes`), and a CUDA GPU to be "
             "fast. Leave it out to adapt the model in full precision."
         )
-    others = ["vq_model", *(part for part in TRAINABLE if part != "language_model")]
+    # By their whole names: transformers takes them as beginnings.
+    heads = [part for part in TRAINABLE if part.endswith("head")]
+    backbone = [part for part in TRAINABLE if part not in (*heads, "language_model")]
+    others = [*heads, "model.vq_model", *(f"model.{part}" for part in backbone)]
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)
     return BitsAndBytesConfig(

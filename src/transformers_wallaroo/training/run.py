@@ -25,6 +25,12 @@ from .trainer import WallarooTrainer, WallarooTrainingArguments
 logger = logging.get_logger(__name__)
 
 FINAL = "final"
+# transformers has come to call it by the other name.
+CHECKPOINTING = next(
+    entry.name
+    for entry in dataclasses.fields(WallarooTrainingArguments)
+    if entry.name in ("activation_checkpointing", "gradient_checkpointing")
+)
 # Seed of a held-out source without end, where the recipe names none: not that of training, which is 1.
 HELD_OUT_SEED = 1001
 # What `trainer` in a recipe may change of what is set for it here; the rest has keys of its own in the recipe.
@@ -78,7 +84,9 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
         from .lora import load_with_lora
 
         model, counts = load_with_lora(config, **load_options)
-    logger.warning(f"Stage {config.stage} trains " + ", ".join(f"{name} ({n:,})" for name, n in counts.items()) + ".")
+    if args.process_index == 0:
+        parts = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+        logger.warning(f"Stage {config.stage} trains {parts}.")
     if config.gradient_checkpointing:
         # The embeddings of a frozen model need a gradient for the layers above them to have one.
         model.enable_input_require_grads()
@@ -125,7 +133,7 @@ def training_arguments(config: StageConfig) -> WallarooTrainingArguments:
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": config.bf16,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        CHECKPOINTING: config.gradient_checkpointing,
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "eval_strategy": "steps" if config.evaluation and config.eval_steps else "no",

@@ -257,7 +257,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
+    return hint.__name__ if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
 
 
 def _number_hint(value: Any, hint: Any) -> str:
@@ -316,7 +316,7 @@ def load_model(config: StageConfig, **load_options: Any) -> WallarooForCondition
 
 
 def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForConditionalGeneration, list[str]]:
-    """As `load_model`, with the names of the parts that the checkpoint lacked."""
+    """As `load_model`, with the names of the parts that are not the checkpoint's own."""
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
@@ -348,8 +348,9 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
         for target, source in EDITING_FROM_GENERATION.items():
             if target in parts:
                 parts[target].load_state_dict(parts[source].state_dict())
+                created.append(target)
     model.config.row_ends = config.row_ends
-    return model, created
+    return model, sorted(set(created))
 
 
 def with_vq_model(
@@ -381,7 +382,7 @@ def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
     counts = dict.fromkeys(train, 0)
     for name, parameter in model.named_parameters():
         # The text head may be the embedding table itself; it then goes with the language model.
-        part = next((part for part in TRAINABLE if part in name.split(".")), None)
+        part = next((part for part in TRAINABLE if part in name.split(".")), "")
         parameter.requires_grad_(part in counts and "vq_model" not in name.split("."))
         if parameter.requires_grad:
             counts[part] += parameter.numel()

@@ -152,8 +152,8 @@ class WallarooTrainer(Trainer):
         self._steps: dict[str, int] = defaultdict(int)
         self._step_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._since = time.monotonic()
-        # Of an evaluation: sum and number of labels of each loss, and dropped samples by reason.
-        self._evaluated: list[torch.Tensor] | None = None
+        # Of each batch of an evaluation: sum and number of labels of each loss, and dropped samples by reason.
+        self._evaluated: list[tuple[torch.Tensor, ...]] = []
 
     # ------------------------------------------------------------------ data
 
@@ -289,17 +289,16 @@ class WallarooTrainer(Trainer):
         losses = torch.stack(
             [torch.as_tensor(outputs["losses"].get(name, 0.0), device=counts.device).float() for name in LOSS_NAMES]
         )
-        batch = [losses * counts, counts, dropped.float()]
-        before = self._evaluated or [0.0] * len(batch)
-        self._evaluated = [old + new for old, new in zip(before, batch, strict=True)]
+        self._evaluated.append((losses * counts, counts, dropped.float()))
         return outputs["loss"].detach(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         """As `Trainer`'s, with each loss as a mean over all labels of the data set, and what was dropped."""
-        self._evaluated = None
+        self._evaluated.clear()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self._evaluated is not None:
-            sums, counts, dropped = (self.accelerator.reduce(values, reduction="sum") for values in self._evaluated)
+        if self._evaluated:
+            totals = (torch.stack(values).sum(dim=0) for values in zip(*self._evaluated, strict=True))
+            sums, counts, dropped = (self.accelerator.reduce(values, reduction="sum") for values in totals)
             means = {name: float(sums[i] / counts[i]) for i, name in enumerate(LOSS_NAMES) if counts[i] > 0}
             weights = getattr(self.args, "loss_weights", None) or {}
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
