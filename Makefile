@@ -7,13 +7,16 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-oldest lint format clean
+.PHONY: help demo tiny test test-oldest lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-demo: $(VENV)/.installed  ## convert the fixture, answer, draw and edit; pictures land in demo-output/
+demo: $(VENV)/.installed  ## wallaroo-tiny answers, draws and edits; pictures land in demo-output/
 	$(BIN)/python examples/demo.py --output demo-output
+
+tiny: $(VENV)/.installed  ## train wallaroo-tiny from nothing into runs/tiny; goes on where it was stopped
+	$(BIN)/python examples/train_tiny.py --output runs/tiny
 
 test: $(VENV)/.installed  ## the whole test suite on the pinned, newest transformers
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -300,7 +300,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, default=6, help="different batches (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="times through the batches (default: %(default)s)")
     parser.add_argument("--maximum", choices=MAXIMA, default=MAXIMA[0], help="what the straightforward step pads to")
-    parser.add_argument("--scan", type=int, default=600, help="samples the longest is found in (default: %(default)s)")
+    parser.add_argument("--scan", type=int, default=2000, help="samples the longest is found in (default: %(default)s)")
     parser.add_argument("--compile", action="store_true", help="compile the language model, for all steps")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="file for the figures")

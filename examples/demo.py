@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.utils import logging
 
 from transformers_wallaroo.embedded import load_checkpoint
-from transformers_wallaroo.evaluation.shapes import question_of, respond_with
+from transformers_wallaroo.evaluation.shapes import picture_sizes, question_of, respond_with
 from transformers_wallaroo.shapes import KINDS, LANGUAGES, SIZES, make_sample, read_scene, score
 from transformers_wallaroo.training.preview import contact_sheet
 
@@ -36,12 +37,12 @@ RIGHT, WRONG, INK, PAPER, LINE = (38, 140, 72), (196, 60, 48), (40, 42, 52), (25
 SIDE, PADDING, LINE_HEIGHT = 64 * SCALE, 14, 19  # pixels
 
 
-def samples_of(task: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def samples_of(task: str, sizes: Sequence[tuple[int, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each sample, and the same in English."""
     pairs = []
     for number in range(TURNS[task] * len(KINDS[task])):
         turn, place = divmod(number, len(KINDS[task]))
-        options = {"kind": KINDS[task][place], "bucket": SIZES[number % len(SIZES)]}
+        options = {"kind": KINDS[task][place], "bucket": sizes[number % len(sizes)]}
         language = tuple(LANGUAGES)[(turn + place) % len(LANGUAGES)]
         english = make_sample(task, number, SAMPLE_SEED, language="en", **options)
         pairs.append((make_sample(task, number, SAMPLE_SEED, language=language, **options), english))
@@ -57,14 +58,15 @@ def describe(picture: Image.Image) -> str:
     return LANGUAGES["en"].describe(reading.scene) + odd
 
 
-def run_task(respond: Any, task: str, seed: int, output: Path) -> list[dict[str, Any]]:
+def run_task(
+    respond: Any, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], seed: int, output: Path
+) -> list[dict[str, Any]]:
     """Asks for the samples of a task, scores what comes and saves the pictures. One entry a sample."""
-    pairs = samples_of(task)
     entries = []
     for number, ((sample, english), got) in enumerate(
         zip(pairs, respond([sample for sample, _ in pairs], seed), strict=True), start=1
     ):
-        result = score(got, sample)
+        task, result = sample["task"], score(got, sample)
         picture = sample["images"][0] if task == "understand" else got
         entry = {
             "task": task,
@@ -201,7 +203,8 @@ def run(checkpoint: str | None, output: Path, seed: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     entries = []
     for task in TITLES:
-        own = run_task(respond_with(model, processor), task, seed, output)
+        pairs = samples_of(task, SIZES if task == "understand" else picture_sizes(processor))
+        own = run_task(respond_with(model, processor), pairs, seed, output)
         sys.stdout.write(f"{TITLES[task]}: {sum(entry['right'] for entry in own)} of {len(own)} right\n")
         entries += own
     heading = f"{name} ({size}): {sum(entry['right'] for entry in entries)} of {len(entries)} right"
@@ -221,7 +224,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    run(options.checkpoint, options.output, options.seed)
+    try:
+        run(options.checkpoint, options.output, options.seed)
+    except (OSError, ValueError) as error:
+        sys.exit(f"demo: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Makes the checkpoint that ships in the package out of the last stage of `make tiny`: half precision, one folder.
 
-    python examples/package_tiny.py runs/tiny/stage-4/final --card model_cards/wallaroo-tiny.md
+python examples/package_tiny.py runs/tiny/stage-4/final --card model_cards/wallaroo-tiny.md
 """
 
 import argparse
@@ -42,7 +42,9 @@ def package(checkpoint: Path, target: Path, card: Path | None = None) -> int:
             shutil.copy(card, folder / "README.md")
         size = sum(file.stat().st_size for file in folder.rglob("*"))
         if size > LIMIT:
-            raise ValueError(f"The checkpoint would have {size / 2**20:.1f} MB, but the limit is {LIMIT / 2**20:.0f} MB.")
+            raise ValueError(
+                f"The checkpoint would have {size / 2**20:.1f} MB, but the limit is {LIMIT / 2**20:.0f} MB."
+            )
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
     return size

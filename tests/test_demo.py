@@ -13,6 +13,10 @@ import demo
 from untrained import save_untrained
 
 
+class Processor:
+    row_ends = True
+
+
 class Model:
     def num_parameters(self):
         return 5_000_000
@@ -30,7 +34,7 @@ def run_demo(monkeypatch, *arguments) -> None:
 
 
 def test_demo_writes_pictures_a_sheet_and_a_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "load_checkpoint", lambda checkpoint: (Model(), None))  # noqa: ARG005
+    monkeypatch.setattr(demo, "load_checkpoint", lambda checkpoint: (Model(), Processor()))  # noqa: ARG005
     monkeypatch.setattr(demo, "respond_with", lambda model, processor: oracle)  # noqa: ARG005
     out = tmp_path / "out"
     run_demo(monkeypatch, "--output", out)
@@ -66,7 +70,7 @@ def test_demo_runs_a_checkpoint(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(embedded, "TINY", checkpoint)
     monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", 6)
     samples_of = demo.samples_of
-    monkeypatch.setattr(demo, "samples_of", lambda task: samples_of(task)[:1])
+    monkeypatch.setattr(demo, "samples_of", lambda *arguments: samples_of(*arguments)[:1])
     for arguments in ((), ("--checkpoint", checkpoint)):
         run_demo(monkeypatch, "--output", tmp_path / "out", *arguments)
         text = capsys.readouterr().out
@@ -76,6 +80,11 @@ def test_demo_runs_a_checkpoint(tmp_path, monkeypatch, capsys):
         assert [entry["task"] for entry in report["entries"]] == ["understand", "generate", "edit"]
         assert report["checkpoint"] == name
         assert report["entries"][1]["reasons"] and "odd cells" in report["entries"][1]["got"]
+
+
+def test_demo_without_a_checkpoint_says_so(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"demo: `checkpoint` must be a folder .* there is no folder /nowhere"):
+        run_demo(monkeypatch, "--output", tmp_path, "--checkpoint", "/nowhere")
 
 
 def test_demo_help(monkeypatch, capsys):

@@ -66,6 +66,7 @@ def wallaroo(
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
+    wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
 
     A command with --help says what it takes. WALLAROO_TRACEBACK=1 shows where an error comes from.
     """
@@ -173,6 +174,34 @@ def train_vq(recipe: Recipe, overrides: Overrides = None, resume: Resume = True)
     with _Interruptible(config.output_dir):
         run_training(config, resume=resume)
     _say_once(f"The tokenizer is in {config.output_dir}.")
+
+
+@app.command()
+def encode(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the codes.")] = Path("codes"),
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", help="Most samples of a task; by default as many as the run takes.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures that are encoded at once.")] = 32,
+) -> None:
+    """Turn the images of a recipe's data into codes once, so that training does not encode them again.
+
+    \b
+    wallaroo encode examples/recipes/tiny/stage-4.yaml --output codes --samples 20000
+
+    Prints the lines for the recipe. The same command goes on where it was stopped.
+    """
+    import yaml
+
+    from .training.encoding import encode_recipe
+    from .training.stages import StageConfig
+
+    config = StageConfig.load(recipe, overrides or ())
+    data = encode_recipe(config, output, samples=samples, batch_size=batch_size)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(yaml.safe_dump({"data": data}, sort_keys=False), nl=False)
 
 
 class _Interruptible:

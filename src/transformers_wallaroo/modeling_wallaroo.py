@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
@@ -45,14 +46,18 @@ class WallarooOutput(CausalLMOutputWithPast):
     losses: dict[str, torch.Tensor] | None = None
 
 
+class WallarooLinear(nn.Linear):
+    """A layer of an adapter or head, known by its class to `_init_weights`: transformers hands it no containers."""
+
+
 class WallarooMLP(nn.Module):
     """A two-layer MLP with exact GELU: every adapter and both image heads."""
 
     def __init__(self, in_features: int, hidden_features: int, out_features: int, *, bias: bool = True):
         super().__init__()
-        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.fc1 = WallarooLinear(in_features, hidden_features)
         self.activation = nn.GELU()
-        self.fc2 = nn.Linear(hidden_features, out_features, bias=bias)
+        self.fc2 = WallarooLinear(hidden_features, out_features, bias=bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(hidden_states.to(self.fc1.weight.dtype))))
@@ -110,6 +115,18 @@ class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: WallarooConfig
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WallarooVQModel"]
     _keep_in_fp32_modules_strict = ["vq_model"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As Qwen2.5-VL's; new adapters and heads start as in the released program, with torch's own first weights.
+
+        At a standard deviation of 0.02 the 8 components of a code would hardly reach the language model.
+        """
+        super()._init_weights(module)
+        if isinstance(module, WallarooLinear):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
 
 
 class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
@@ -333,7 +350,10 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         holds: else DDP waits for a gradient, FSDP and ZeRO-3 for a weight.
         """
         nothing = self.vq_model.quantize.embedding.weight.new_zeros(0, self.config.vq_config.embed_dim)
-        adapters = {TokenType.SOURCE_CELL: "source_adapter", **{task.code_type: task.adapter for task in (GENERATE, EDIT)}}
+        adapters = {
+            TokenType.SOURCE_CELL: "source_adapter",
+            **{task.code_type: task.adapter for task in (GENERATE, EDIT)},
+        }
         zero = sum(getattr(self, name)(nothing).sum() for kind, name in adapters.items() if kind not in parts)
         if TokenType.IMAGE not in parts and torch.distributed.is_available() and torch.distributed.is_initialized():
             merge, vision = self.config.vision_config.spatial_merge_size, self.config.vision_config
@@ -468,8 +488,8 @@ class WallarooForConditionalGeneration(
             mm_token_type_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): see `TokenType`.
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): ids of the one id space, -100 where
                 there is no loss. They are shifted here, as in every transformers model.
-            position_ids (`torch.LongTensor` of shape `(3 or 4, batch_size, sequence_length)`): by default found from the
-                other inputs. Rows of several samples need all 4, text positions first, as `pack` makes them.
+            position_ids (`torch.LongTensor` of shape `(3 or 4, batch_size, sequence_length)`): by default found from
+                the other inputs. Rows of several samples need all 4, text positions first, as `pack` makes them.
             source_pixel_values, source_grid, source_mask, source_latents: the source images of editing, see
                 `WallarooModel.embed_source`.
             target_pixel_values (`torch.FloatTensor` of shape `(num_images, 3, max_height, max_width)`): images to be

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Evaluation on the shapes world: which samples, how they are counted, and a model from end to end."""
 
+import copy
 import json
 import math
 from collections import Counter
@@ -15,6 +16,7 @@ from transformers_wallaroo.evaluation.report import PARTS, ScoredSample
 from transformers_wallaroo.evaluation.shapes import (
     evaluate_responses,
     evaluation_samples,
+    picture_sizes,
     respond_with,
     size_of,
     through_tokenizer,
@@ -66,6 +68,25 @@ def test_each_kind_language_and_size_comes_as_often(task):
 def test_samples_of_a_size_stand_together():
     sizes = [size_of(sample) for sample in evaluation_samples("generate", 50, 5)]
     assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("task", ["generate", "edit"])
+@pytest.mark.parametrize("part", ["seen", "held_out"])
+def test_a_checkpoint_that_makes_squares_is_asked_for_its_own(untrained_model, task, part):
+    _, processor = untrained_model
+    assert picture_sizes(processor) == SIZES
+    squares = copy.deepcopy(processor)
+    squares.row_ends, squares.image_processor.buckets = False, [[1.0, 32, 32]]
+    assert picture_sizes(squares) == ((32, 32),)
+    samples = evaluation_samples(task, 18, 5, part=part, sizes=picture_sizes(squares))
+    assert {size_of(sample) for sample in samples} == {(32, 32)}
+    assert Counter(sample["language"] for sample in samples) == {"en": 9, "zh": 9}
+
+
+def test_sizes_are_for_pictures_alone():
+    report = report_of(oracle, sizes=((32, 32),))
+    assert set(report["buckets"]["generate"]) == set(report["buckets"]["edit"]) == {"32x32"}
+    assert len(report["buckets"]["understand"]) == len(SIZES) and report["overall"] == dict.fromkeys(TASKS, 1.0)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -52,7 +52,7 @@ def launch(config, recipe, folder, *options):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-3000:]
     return result.stderr

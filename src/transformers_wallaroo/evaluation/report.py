@@ -73,7 +73,7 @@ class ShapesReport:
             "standard_error": {task: summary["standard_error"] for task, summary in summaries.items()},
             "kinds": {task: _kinds(samples) for task, samples in seen.items()},
             "languages": {task: _by(samples, _language, LANGUAGES) for task, samples in seen.items()},
-            "buckets": {task: _by(samples, lambda s: s.bucket, BUCKET_NAMES) for task, samples in seen.items()},
+            "buckets": {task: _buckets(samples) for task, samples in seen.items()},
             "held_out": {task: self._held_out(task) for task in tasks if self._of(task, HELD_OUT)},
             "size_exact": mean([sample.size_exact for sample in pictures]),
             "preserved": mean([sample.preserved for sample in seen.get("edit", []) if sample.preserved is not None]),
@@ -132,6 +132,12 @@ def _by(
     for sample in samples:
         groups[key(sample)].append(sample)
     return {name: summarize(groups[name]) for name in order if name in groups}
+
+
+def _buckets(samples: Sequence[ScoredSample]) -> dict[str, dict[str, Any]]:
+    """The world's own sizes first."""
+    names = dict.fromkeys((*BUCKET_NAMES, *(sample.bucket for sample in samples)))
+    return _by(samples, lambda sample: sample.bucket, names)
 
 
 def _language(sample: ScoredSample) -> str:

@@ -45,6 +45,7 @@ def evaluate_shapes(
     """Scores a model on samples that training has not seen.
 
     The same arguments give the same report. Each picture has a seed of its own, so that the batch size does not matter.
+    A checkpoint without row ends (stages 1 to 3a) draws and edits at its own sizes, which are squares.
 
     Args:
         tasks: of `"understand"`, `"generate"` and `"edit"`.
@@ -65,6 +66,7 @@ def evaluate_shapes(
         seed=seed,
         batch_size=batch_size,
         show_progress=show_progress,
+        sizes=picture_sizes(processor),
     )
     scorer = {"rendered": _scorer(samples, None)}
     if set(tasks) - {"understand"}:
@@ -80,6 +82,7 @@ def evaluate_shapes(
         "held_out": samples // 2 if held_out is None else held_out,
         "seed": seed,
         "batch_size": batch_size,
+        "sizes": [list(size) for size in picture_sizes(processor)],
         "generation": {**IMAGE_DEFAULTS, **generate_options},
         "versions": {
             "python": platform.python_version(),
@@ -104,8 +107,9 @@ def evaluate_responses(
     seed: int = DEFAULT_SEED,
     batch_size: int = 64,
     show_progress: bool | None = None,
+    sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> list[ScoredSample]:
-    """Scores whatever `respond` makes of the samples; see `evaluate_shapes`."""
+    """Scores whatever `respond` makes of the samples, pictures of these `sizes`; see `evaluate_shapes`."""
     held_out = samples // 2 if held_out is None else held_out
     for name, value, least in (("samples", samples, 1), ("held_out", held_out, 0), ("batch_size", batch_size, 1)):
         if value < least:
@@ -120,7 +124,7 @@ def evaluate_responses(
     with logging.tqdm(total=sum(count for *_, count in jobs), unit="sample", disable=disable) as bar:
         for task, part, count in jobs:
             bar.set_description(task)
-            chosen = evaluation_samples(task, count, seed, part=part)
+            chosen = evaluation_samples(task, count, seed, part=part, sizes=SIZES if task == "understand" else sizes)
             first_seed = seed + PARTS.index(part) * 1_000_000
             for start in range(0, count, batch_size):
                 batch = chosen[start : start + batch_size]
@@ -130,18 +134,28 @@ def evaluate_responses(
     return scored
 
 
-def evaluation_samples(task: str, count: int, seed: int, *, part: str = SEEN) -> list[dict[str, Any]]:
+def picture_sizes(processor: Any) -> tuple[tuple[int, int], ...]:
+    """(height, width) in pixels of the pictures that a checkpoint is asked for: those of the shapes world, or, of one
+    that can only make squares, its own."""
+    if processor.row_ends:
+        return SIZES
+    return tuple((int(height), int(width)) for _, height, width in processor.image_processor.buckets)
+
+
+def evaluation_samples(
+    task: str, count: int, seed: int, *, part: str = SEEN, sizes: Sequence[tuple[int, int]] = SIZES
+) -> list[dict[str, Any]]:
     """Samples of a part (see `report.py`), about equally many of each kind, language and size; those of one size stand
     together, since a batch of one size is made faster."""
     kinds = KINDS[task] if task != "generate" or part == SEEN else HELD_OUT_KINDS
     languages, samples = tuple(LANGUAGES), []
     for index in range(count):
-        # Two languages and five sizes have no common divisor, so counting through both comes to every pair.
+        # Two languages and five sizes, or one, have no common divisor: counting through both comes to every pair.
         turn = index // len(kinds) + index % len(kinds)
         options: dict[str, Any] = {
             "kind": kinds[index % len(kinds)],
             "language": languages[turn % len(languages)],
-            "bucket": SIZES[turn % len(SIZES)],
+            "bucket": sizes[turn % len(sizes)],
         }
         if part == SEEN_PLACED:
             samples.append(_placed_sample(index, seed, options))

@@ -115,10 +115,17 @@ class Draw:
         """Puts from `low` to `high` more things."""
         self.more(self.plan.randint(low, high), least=low)
 
-    def more(self, number: int, *, least: int = 0, **which: Sequence[str]) -> None:
-        """Puts so many more things, as long as there are not too many."""
+    def more(
+        self,
+        number: int,
+        *,
+        least: int = 0,
+        shapes: Sequence[str] = SHAPES,
+        colors: Sequence[str] = tuple(COLORS),
+    ) -> None:
+        """Puts so many more things of these shapes and colours, as long as there are not too many."""
         for _ in range(max(least, min(number, self.most - len(self.things)))):
-            self.put(**which)
+            self.put(shapes=shapes, colors=colors)
 
     def style(self) -> str:
         return STYLES[self.plan.random() < OUTLINED_SHARE]

@@ -79,12 +79,12 @@ def make_sample(
         fields = _BUILDERS[task](drawn_kind, draw)
         if fields is not None:
             return {"task": task, **fields, "kind": drawn_kind, "language": spoken.code, "seed": own_seed}
-    raise RuntimeError(f"No {drawn_kind!r} sample for {task!r} of {height}x{width} was found in {MAX_ATTEMPTS} attempts.")
+    raise RuntimeError(
+        f"No {drawn_kind!r} sample for {task!r} of {height}x{width} was found in {MAX_ATTEMPTS} attempts."
+    )
 
 
-def _check(
-    task: str, kind: str | Sequence[str] | None, held_out: bool | None, bucket: tuple[int, int] | None
-) -> None:
+def _check(task: str, kind: str | Sequence[str] | None, held_out: bool | None, bucket: tuple[int, int] | None) -> None:
     if task not in KINDS:
         raise ValueError(f"`task` must be one of {', '.join(map(repr, KINDS))}, but got {task!r}.")
     known = (*KINDS[task], *TRAINING_KINDS.get(task, ()))

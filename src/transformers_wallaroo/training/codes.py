@@ -31,12 +31,15 @@ from ..image_grid_wallaroo import ImageTask, get_task
 from ..modeling_wallaroo_vq import WallarooVQModel
 
 ENCODING = "encoding.json"
+# Settings of a tokenizer that the shapes of its weights do not tell, and that its codes depend on.
+ENCODER_SETTINGS = ("norm_num_groups", "cell_wise")
 BYTES_A_TOKEN = 4  # of a prompt in UTF-8, about, in English as in Chinese
 
 
 def tokenizer_hash(vq_model: WallarooVQModel) -> str:
-    """SHA-256 of the weights that codes and latents depend on: those of the encoder and of the codebook."""
-    digest = hashlib.sha256()
+    """SHA-256 of what codes and latents depend on: the weights of the encoder and of the codebook, and how they are
+    used."""
+    digest = hashlib.sha256(str([getattr(vq_model.config, name) for name in ENCODER_SETTINGS]).encode())
     for name, tensor in sorted(vq_model.state_dict().items()):
         if name.split(".")[0] not in ("decoder", "post_quant_conv"):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

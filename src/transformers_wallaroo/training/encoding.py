@@ -140,7 +140,7 @@ def encode_dataset(
         vq_model: tokenizer; it computes where it is.
         processor: the sizes in which images are made; that of the recipe, see `prepare_processor`.
         output: folder.
-        batch_size: samples of one size that go through the encoder together.
+        batch_size: samples of one size that are collected before they go to the device.
         shard_size: samples a file; a process holds one shard in memory.
         workers: processes that read and resize pictures.
         on_error: `"raise"`, or `"skip"` to leave out samples that cannot be encoded and list them in `encoding.json`.
@@ -296,13 +296,13 @@ def _encode_group(vq_model: WallarooVQModel, output: Path, group: Sequence[Prepa
 def _encode_pixels(vq_model: WallarooVQModel, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Codes int32 `(pictures, cells)` and latents float32 `(pictures, cells, embed_dim)`.
 
-    The encoder always gets whole chunks. A convolution may add up in another order in a batch of another size, and what
-    becomes of a picture must not depend on the pictures beside it.
+    The encoder always gets as many pictures. A convolution may add up in another order in a batch of another size, and
+    what becomes of a picture must not depend on the pictures beside it.
     """
     filling = pixels.new_zeros(-len(pixels) % ENCODE_CHUNK, *pixels.shape[1:])
-    encoded = vq_model.encode(torch.cat([pixels, filling]))
-    assert encoded.codes is not None and encoded.latents is not None
-    codes, latents = encoded.codes[: len(pixels)].flatten(1), encoded.latents[: len(pixels)].flatten(1, 2)
+    chunks = [vq_model.encode(chunk) for chunk in torch.cat([pixels, filling]).split(ENCODE_CHUNK)]
+    codes = torch.cat([chunk["codes"].flatten(1) for chunk in chunks])[: len(pixels)]
+    latents = torch.cat([chunk["latents"].flatten(1, 2) for chunk in chunks])[: len(pixels)]
     return codes.cpu().numpy().astype(np.int32), latents.float().contiguous().cpu().numpy()
 
 

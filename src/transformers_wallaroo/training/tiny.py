@@ -149,7 +149,11 @@ def build_config(processor: WallarooProcessor, vq_config: WallarooVQConfig) -> W
         ),
     }
     rows = -(-len(processor.tokenizer) // 64) * 64
-    ids = {"bos_token_id": token_id(END_OF_TEXT), "eos_token_id": token_id(TURN_END), "pad_token_id": token_id(END_OF_TEXT)}
+    ids = {
+        "bos_token_id": token_id(END_OF_TEXT),
+        "eos_token_id": token_id(TURN_END),
+        "pad_token_id": token_id(END_OF_TEXT),
+    }
     return WallarooConfig(
         text_config={**TINY_TEXT, "vocab_size": rows, **ids},
         vision_config=TINY_VISION,
@@ -159,7 +163,9 @@ def build_config(processor: WallarooProcessor, vq_config: WallarooVQConfig) -> W
     )
 
 
-def build_tiny(vq_config: WallarooVQConfig, *, seed: int = 0) -> tuple[WallarooForConditionalGeneration, WallarooProcessor]:
+def build_tiny(
+    vq_config: WallarooVQConfig, *, seed: int = 0
+) -> tuple[WallarooForConditionalGeneration, WallarooProcessor]:
     """Model with random weights, and processor, of `wallaroo-tiny`."""
     processor = build_processor()
     torch.manual_seed(seed)
@@ -171,7 +177,7 @@ def build_tiny(vq_config: WallarooVQConfig, *, seed: int = 0) -> tuple[WallarooF
 
 
 @torch.no_grad()
-def init_narrow(model: nn.Module) -> None:
+def init_narrow(model: WallarooForConditionalGeneration) -> None:
     """First weights for a width of 256: each linear layer keeps the size of its input.
 
     transformers starts all of them at 0.02, which suits widths of thousands. Here attention would start almost even
