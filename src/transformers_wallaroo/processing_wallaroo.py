@@ -97,8 +97,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         layouts: prompt layouts, name -> task -> format; see `prompts_wallaroo.py`.
         layout: name of the layout used unless a call says otherwise.
         size_indicators: `"token"` (the paper's `<hw_info>`), `"text"` (the same characters as plain text, as stage
-            4's program had them), `"cells"` (tokens of the rows and columns of cells, an ablation of paper section 5; the
-            tokenizer must have them), or `"none"` (stages 1 to 3a).
+            4's program had them), `"cells"` (tokens of the rows and columns of cells, an ablation of paper section 5;
+            the tokenizer must have them), or `"none"` (stages 1 to 3a).
         row_ends: whether rows of cells are parted by row ends; off for stages 1 to 3a.
         max_length: longest sequence, prompt and image turn together (paper section 4.1).
     """

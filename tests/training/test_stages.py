@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
+from test_remote_code import run_without_the_package
 from transformers_wallaroo import WallarooForConditionalGeneration
 from transformers_wallaroo.image_grid_wallaroo import BUCKETS_512
 from transformers_wallaroo.training import run
@@ -26,7 +27,6 @@ from transformers_wallaroo.training.stages import (
 
 from reference import images
 from small import PARTS_4, TASKS, build_small, samples_of
-from test_remote_code import run_without_the_package
 
 BASE = {
     "stage": "4",
@@ -67,7 +67,9 @@ def test_unknown_keys_name_the_near_one():
         ValueError, match=r"the recipe has the unknown key 'learning_rat'. Did you mean 'learning_rate'\?"
     ):
         config_of(learning_rat=1)
-    with pytest.raises(ValueError, match=r"the unknown key 'zzz'. Known keys: stage, init, output, train, tasks, steps"):
+    with pytest.raises(
+        ValueError, match=r"the unknown key 'zzz'. Known keys: stage, init, output, train, tasks, steps"
+    ):
         config_of(zzz=1)
     with pytest.raises(ValueError, match="the recipe lacks 'init', 'steps'"):
         StageConfig.from_dict({key: value for key, value in BASE.items() if key not in ("init", "steps")})

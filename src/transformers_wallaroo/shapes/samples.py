@@ -93,15 +93,15 @@ def _check(task: str, kind: str | Sequence[str] | None, held_out: bool | None, b
             raise ValueError(f"`kind` of {task!r} must be one of {', '.join(map(repr, known))}, but got {entry!r}.")
         if task == "generate" and held_out is True and entry not in (None, *generation.HELD_OUT_KINDS):
             raise ValueError(
-                f"`kind` must be one of {', '.join(map(repr, generation.HELD_OUT_KINDS))} with `held_out=True`, but got "
-                f"{entry!r}, whose prompts do not name shape, colour and place together."
+                f"`kind` must be one of {', '.join(map(repr, generation.HELD_OUT_KINDS))} with `held_out=True`, but "
+                f"got {entry!r}, whose prompts do not name shape, colour and place together."
             )
     if bucket is not None and (
         len(bucket) != 2 or any(side % CELL for side in bucket) or bucket[0] * bucket[1] < MAX_THINGS * CELL**2
     ):
         raise ValueError(
-            f"`bucket` must be (height, width) in pixels, multiples of {CELL} with room for {MAX_THINGS} things, such as "
-            f"one of {SIZES}, but got {bucket!r}."
+            f"`bucket` must be (height, width) in pixels, multiples of {CELL} with room for {MAX_THINGS} things, such "
+            f"as one of {SIZES}, but got {bucket!r}."
         )
 
 

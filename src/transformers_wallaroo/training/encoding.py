@@ -300,7 +300,7 @@ def _encode_pixels(vq_model: WallarooVQModel, pixels: torch.Tensor) -> tuple[np.
     what becomes of a picture must not depend on the pictures beside it.
     """
     filling = pixels.new_zeros(-len(pixels) % ENCODE_CHUNK, *pixels.shape[1:])
-    chunks = [vq_model.encode(chunk) for chunk in torch.cat([pixels, filling]).split(ENCODE_CHUNK)]
+    chunks: list[Any] = [vq_model.encode(chunk) for chunk in torch.cat([pixels, filling]).split(ENCODE_CHUNK)]
     codes = torch.cat([chunk["codes"].flatten(1) for chunk in chunks])[: len(pixels)]
     latents = torch.cat([chunk["latents"].flatten(1, 2) for chunk in chunks])[: len(pixels)]
     return codes.cpu().numpy().astype(np.int32), latents.float().contiguous().cpu().numpy()

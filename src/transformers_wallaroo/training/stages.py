@@ -78,8 +78,8 @@ class StageConfig:
         vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
         editing_from_generation: start the editing adapter and head as copies of the generation adapter and head
             instead of from random weights.
-        source_order: `"low_level_first"`, as released, or `"semantic_first"`: what stands first of an edit's source, its
-            cells or its pixels as the vision tower sees them. The checkpoint's own order where it is not given.
+        source_order: `"low_level_first"`, as released, or `"semantic_first"`: what stands first of an edit's source,
+            its cells or what the vision tower sees of it. The checkpoint's own order where it is not given.
         source_positions, shared_image_head: see `WallarooConfig`; the checkpoint's own where they are not given.
         lora: options of peft's `LoraConfig`; the language model's linear layers are adapted, the other parts of
             `train` are trained whole. `quantize` in it (`"4bit"`, `"8bit"`) loads the model in that precision.

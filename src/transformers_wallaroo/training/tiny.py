@@ -5,8 +5,8 @@ import json
 import re
 
 import torch
-from torch import nn
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import Qwen2Tokenizer
 
 from ..configuration_wallaroo import WallarooConfig, WallarooVQConfig

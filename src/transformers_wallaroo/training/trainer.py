@@ -137,8 +137,8 @@ class WallarooTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError(
-                f"One process sees {self.args.n_gpu} GPUs, but its batches cannot be split by rows. Start a process for "
-                "each GPU (`accelerate launch`, `torchrun`), or show one GPU: `CUDA_VISIBLE_DEVICES=0`."
+                f"One process sees {self.args.n_gpu} GPUs, but its batches cannot be split by rows. Start a process "
+                "for each GPU (`accelerate launch`, `torchrun`), or show one GPU: `CUDA_VISIBLE_DEVICES=0`."
             )
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise ValueError("`average_tokens_across_devices` must be on: each loss is a mean over all processes.")
