@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.utils import logging
 
 from transformers_wallaroo.embedded import load_checkpoint
-from transformers_wallaroo.evaluation.shapes import picture_sizes, question_of, respond_with
+from transformers_wallaroo.evaluation.shapes import picture_sizes, question_of, respond_with, tasks_of
 from transformers_wallaroo.shapes import KINDS, LANGUAGES, SIZES, make_sample, read_scene, score
 from transformers_wallaroo.training.preview import contact_sheet
 
@@ -154,12 +154,12 @@ def wrapped(text: str, width: int, font: Any) -> list[str]:
 def whole_sheet(entries: list[dict[str, Any]], heading: str, output: Path) -> Image.Image:
     """A part for each task, one below the other."""
     parts = []
-    for task, title in TITLES.items():
+    for task in dict.fromkeys(entry["task"] for entry in entries):
         own = [entry for entry in entries if entry["task"] == task]
         cards = [card(entry, output) for entry in own]
         captions = [f"{entry['kind'].replace('_', ' ')} - {LANGUAGE_NAMES[entry['language']]}" for entry in own]
         groups = [(caption, [picture]) for caption, picture in zip(captions, cards, strict=True)]
-        count = f"{title}: {sum(entry['right'] for entry in own)} of {len(own)} right"
+        count = f"{TITLES[task]}: {sum(entry['right'] for entry in own)} of {len(own)} right"
         parts.append(contact_sheet(groups, title=count, height=cards[0].height, columns=COLUMNS[task]))
     top = 66
     sheet = Image.new("RGB", (max(part.width for part in parts), top + sum(part.height for part in parts)), INK)
@@ -202,7 +202,7 @@ def run(checkpoint: str | None, output: Path, seed: int) -> None:
     sys.stdout.write(f"{name}: {size}.\n")
     output.mkdir(parents=True, exist_ok=True)
     entries = []
-    for task in TITLES:
+    for task in tasks_of(processor):
         pairs = samples_of(task, SIZES if task == "understand" else picture_sizes(processor))
         own = run_task(respond_with(model, processor), pairs, seed, output)
         sys.stdout.write(f"{TITLES[task]}: {sum(entry['right'] for entry in own)} of {len(own)} right\n")

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it: with a model that does right, with an untrained one, and its sheet and tables."""
+"""The demo of the shapes world: with a model that does right, with an untrained one, and its sheet and tables."""
 
 import json
 

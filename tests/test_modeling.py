@@ -177,14 +177,16 @@ def test_tied_embeddings(model, tmp_path):
 
 
 def test_tiny_model_initialises_its_parts(model):
-    """From a config alone every weight is finite and the new parts are small."""
+    """From a config alone every weight is finite, and the new parts start as torch's own linear layers."""
     torch.manual_seed(0)
     fresh = WallarooForConditionalGeneration(tiny_config(model))
     assert all(value.isfinite().all() for value in fresh.state_dict().values())
-    std = fresh.config.text_config.initializer_range
     for part in (fresh.generation_head, fresh.editing_head, fresh.model.source_adapter):
-        assert 0.5 * std < part.fc2.weight.std() < 1.5 * std
-        assert (part.fc1.bias == 0).all()
+        for layer in (part.fc1, part.fc2):
+            bound = layer.in_features**-0.5
+            assert layer.weight.abs().max() <= bound
+            assert abs(layer.weight.std() / (bound / 3**0.5) - 1) < 0.1
+    assert fresh.lm_head.weight.std() < 1.5 * fresh.config.text_config.initializer_range
 
 
 def test_device_map_auto(converted, model, processor):

@@ -163,7 +163,7 @@ def test_bad_templates_and_layouts_are_refused(processor):
     with pytest.raises(ValueError, match=r"`layout` must be one of \['evaluation', 'training'\], but got 'eval'"):
         variant(processor, layout="eval")
     with pytest.raises(
-        ValueError, match=r"`size_indicators` must be one of \('token', 'text', 'none'\), but got 'row'"
+        ValueError, match=r"`size_indicators` must be one of \('token', 'text', 'cells', 'none'\), but got 'row'"
     ):
         variant(processor, size_indicators="row")
 

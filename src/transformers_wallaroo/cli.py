@@ -124,8 +124,10 @@ def evaluate_shapes(
     if checkpoint is None:
         typer.echo(f"No --checkpoint was given, so this is the embedded one, wallaroo-tiny: {tiny_path()}", err=True)
     logging.disable_progress_bar()
-    model, processor = load_checkpoint(checkpoint, device=device)
-    logging.enable_progress_bar()
+    try:
+        model, processor = load_checkpoint(checkpoint, device=device)
+    finally:
+        logging.enable_progress_bar()
     options: dict[str, Any] = {"tasks": task} if task else {}
     if guidance_scale is not None:
         options["guidance_scale"] = guidance_scale

@@ -19,6 +19,7 @@ from transformers_wallaroo.evaluation.shapes import (
     picture_sizes,
     respond_with,
     size_of,
+    tasks_of,
     through_tokenizer,
 )
 from transformers_wallaroo.evaluation.tables import table
@@ -70,22 +71,31 @@ def test_samples_of_a_size_stand_together():
     assert sizes == sorted(sizes)
 
 
-@pytest.mark.parametrize("task", ["generate", "edit"])
-@pytest.mark.parametrize("part", ["seen", "held_out"])
-def test_a_checkpoint_that_makes_squares_is_asked_for_its_own(untrained_model, task, part):
-    _, processor = untrained_model
-    assert picture_sizes(processor) == SIZES
-    squares = copy.deepcopy(processor)
-    squares.row_ends, squares.image_processor.buckets = False, [[1.0, 32, 32]]
-    assert picture_sizes(squares) == ((32, 32),)
-    samples = evaluation_samples(task, 18, 5, part=part, sizes=picture_sizes(squares))
+@pytest.fixture
+def squares(untrained_model):
+    """The processor of an early stage."""
+    processor = copy.deepcopy(untrained_model[1])
+    processor.row_ends, processor.image_processor.buckets = False, [[1.0, 32, 32]]
+    return processor
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_checkpoint_of_squares_is_asked_for_its_own(untrained_model, squares, part):
+    assert picture_sizes(untrained_model[1]) == SIZES and tasks_of(untrained_model[1]) == TASKS
+    assert picture_sizes(squares) == ((32, 32),) and tasks_of(squares) == ("understand", "generate")
+    samples = evaluation_samples("generate", 60, 5, part=part, sizes=picture_sizes(squares))
     assert {size_of(sample) for sample in samples} == {(32, 32)}
-    assert Counter(sample["language"] for sample in samples) == {"en": 9, "zh": 9}
+    assert Counter(sample["language"] for sample in samples) == {"en": 30, "zh": 30}
+
+
+def test_a_checkpoint_of_squares_is_not_asked_to_edit(untrained_model, squares):
+    with pytest.raises(ValueError, match="`tasks` has 'edit', but the checkpoint makes squares only"):
+        evaluate_shapes(untrained_model[0], squares, tasks=["edit"])
 
 
 def test_sizes_are_for_pictures_alone():
-    report = report_of(oracle, sizes=((32, 32),))
-    assert set(report["buckets"]["generate"]) == set(report["buckets"]["edit"]) == {"32x32"}
+    report = report_of(oracle, sizes=((48, 48),))
+    assert set(report["buckets"]["generate"]) == set(report["buckets"]["edit"]) == {"48x48"}
     assert len(report["buckets"]["understand"]) == len(SIZES) and report["overall"] == dict.fromkeys(TASKS, 1.0)
 
 

@@ -263,7 +263,7 @@ def test_data_set():
         ({"task": "draw"}, "`task` must be one of 'understand', 'generate', 'edit', but got 'draw'"),
         ({"kind": "add"}, "`kind` of 'generate' must be one of 'single_object', .*, but got 'add'"),
         ({"language": "fr"}, "`language` must be one of 'en', 'zh', but got 'fr'"),
-        ({"bucket": (64, 65)}, r"`bucket` must be \(height, width\) in pixels, one of .*, but got \(64, 65\)"),
+        ({"bucket": (64, 65)}, r"`bucket` must be \(height, width\) in pixels, multiples of 16 .*, but got \(64, 65\)"),
         (
             {"kind": "colors", "held_out": True},
             "`kind` must be one of 'position', 'color_attribution' with `held_out=True`",

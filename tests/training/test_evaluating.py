@@ -159,7 +159,8 @@ def test_images_do_not_depend_on_their_batches(small_model, small_processor):
         apart = make_images(small_model.eval(), small_processor, samples, seed=3, batch_size=batch_size)
         assert not small_model.training
         for one, other in zip(together, apart, strict=True):
-            assert np.array_equal(np.asarray(one), np.asarray(other))
+            # The same codes; a convolution may add up in another order in a batch of another size.
+            assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
     other_seed = make_images(small_model, small_processor, samples[:1], seed=4)
     assert not np.array_equal(np.asarray(together[0]), np.asarray(other_seed[0]))
 

@@ -54,15 +54,14 @@ def test_packed_rows_without_their_positions_would_learn_something_else(small_mo
 
 
 @pytest.mark.parametrize("source_positions", ["1d", "2d"])
-@pytest.mark.parametrize("pictures", [0, 1, 2])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "pictures"), [("understand", 0), ("understand", 1), ("understand", 2), ("generate", 0), ("edit", 1)]
+)
 def test_positions_are_the_models_own(small_model, small_processor, task, pictures, source_positions):
     if task == "understand":
         sample = question(*[noise(32, 64), noise(64, 48, 1)][:pictures])
-    elif pictures == (task == "edit"):
-        [sample] = samples_of(task)
     else:
-        pytest.skip(f"a sample of {task} has not {pictures} pictures")
+        [sample] = samples_of(task)
     small_model.config.source_positions = source_positions
     options = {"source_positions": source_positions}
     alone = collator_of(small_processor, **options)([sample])

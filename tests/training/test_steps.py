@@ -109,7 +109,7 @@ def test_mean_over_batches_would_change_something(small_model, small_processor, 
     )
     trainer._get_num_items_in_batch = lambda _batches, _device: None
     trainer.train()
-    assert largest_difference(kept.steps[0], whole[0][0]) > 0.1
+    assert largest_difference(kept.steps[0], whole[0][0]) > 0.02
 
 
 @pytest.mark.parametrize("options", [{"pack_length": 0}, {"pack_length": 150}])

@@ -34,7 +34,7 @@ def evaluate_shapes(
     model: Any,
     processor: Any,
     *,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] | None = None,
     samples: int = DEFAULT_SAMPLES,
     held_out: int | None = None,
     seed: int = DEFAULT_SEED,
@@ -45,10 +45,10 @@ def evaluate_shapes(
     """Scores a model on samples that training has not seen.
 
     The same arguments give the same report. Each picture has a seed of its own, so that the batch size does not matter.
-    A checkpoint without row ends (stages 1 to 3a) draws and edits at its own sizes, which are squares.
+    A checkpoint without row ends (stages 1 to 3a) draws at its own sizes, which are squares, and does not edit.
 
     Args:
-        tasks: of `"understand"`, `"generate"` and `"edit"`.
+        tasks: of `"understand"`, `"generate"` and `"edit"`; by default all that the checkpoint is for.
         samples: how many of each task; kinds, languages and sizes take turns. The scorer is tried on as many scenes.
         held_out: how many of combinations that are never in training; half of `samples` by default.
         seed: of samples and pictures. Recipes train on small seeds; do not take one of theirs.
@@ -56,6 +56,13 @@ def evaluate_shapes(
         generate_options: for `model.generate` of images, such as `guidance_scale`; by default as it samples itself.
     """
     started = time.perf_counter()
+    known = tasks_of(processor)
+    tasks = known if tasks is None else tasks
+    if "edit" in tasks and "edit" not in known:
+        raise ValueError(
+            "`tasks` has 'edit', but the checkpoint makes squares only (`row_ends=False`, stages 1 to 3a): it is not "
+            f"trained to edit. Take {', '.join(map(repr, known))}."
+        )
     was_training = model.training
     model.eval()
     scored = evaluate_responses(
@@ -134,9 +141,14 @@ def evaluate_responses(
     return scored
 
 
+def tasks_of(processor: Any) -> tuple[str, ...]:
+    """Tasks that a checkpoint is for: editing comes after row ends."""
+    return TASKS if processor.row_ends else tuple(task for task in TASKS if task != "edit")
+
+
 def picture_sizes(processor: Any) -> tuple[tuple[int, int], ...]:
-    """(height, width) in pixels of the pictures that a checkpoint is asked for: those of the shapes world, or, of one
-    that can only make squares, its own."""
+    """(height, width) in pixels of the pictures that a checkpoint is asked to make: those of the shapes world, or, of
+    one that makes squares only, its own."""
     if processor.row_ends:
         return SIZES
     return tuple((int(height), int(width)) for _, height, width in processor.image_processor.buckets)

@@ -63,7 +63,8 @@ class Draw:
         self.rng, self.plan, self.wording, self.language = rng, plan, wording, language
         self.rows, self.columns = size
         self.held_out = held_out
-        self.most = most
+        # A cell stays free, for what is to move or to be added.
+        self.most = min(most, self.rows * self.columns - 1)
         self.things: list[Thing] = []
 
     @property

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from transformers import BitsAndBytesConfig, set_seed
 from transformers.utils import is_bitsandbytes_available, logging
 
-from .stages import EDITING_FROM_GENERATION, GENERATION_PARTS, TRAINABLE, StageConfig, freeze, load_parts
+from .stages import EDITING_FROM_GENERATION, GENERATION_PARTS, TRAINABLE, StageConfig, freeze, load_parts, size_of
 
 logger = logging.get_logger(__name__)
 
@@ -113,7 +113,7 @@ def trainable(model: torch.nn.Module, parts: Sequence[str]) -> dict[str, int]:
     counts = dict.fromkeys(parts, 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            counts[next(part for part in TRAINABLE if part in name.split("."))] += parameter.numel()
+            counts[next(part for part in TRAINABLE if part in name.split("."))] += size_of(parameter)
     return counts
 
 

@@ -385,7 +385,7 @@ def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
         part = next((part for part in TRAINABLE if part in name.split(".")), "")
         parameter.requires_grad_(part in counts and "vq_model" not in name.split("."))
         if parameter.requires_grad:
-            counts[part] += parameter.numel()
+            counts[part] += size_of(parameter)
     nothing = [part for part, count in counts.items() if not count]
     if nothing:
         raise ValueError(
@@ -395,4 +395,19 @@ def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
     return counts
 
 
-__all__ = ["STAGES", "TRAINABLE", "StageConfig", "freeze", "load_model", "prepare_processor", "with_vq_model"]
+def size_of(parameter: nn.Parameter) -> int:
+    """Numbers in a parameter, on all processes together: one that DeepSpeed has sharded is empty by itself."""
+    return getattr(parameter, "ds_numel", parameter.numel())
+
+
+__all__ = [
+    "STAGES",
+    "TRAINABLE",
+    "StageConfig",
+    "freeze",
+    "load_model",
+    "load_parts",
+    "prepare_processor",
+    "size_of",
+    "with_vq_model",
+]
