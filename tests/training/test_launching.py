@@ -47,7 +47,7 @@ def launch(config, recipe, folder, *options):
     script = Path(__file__).with_name("launched_on_cpu.py")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     result = subprocess.run(
-        [*launcher, "--num_processes", "2", *options, str(script), "train", str(folder / "recipe.yaml")],
+        [*launcher, "--num_processes", "2", "--main_process_port", "0", *options, str(script), "train", str(folder / "recipe.yaml")],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
