@@ -35,6 +35,9 @@ RECIPE = {
     "trainer": {"optim": "sgd", "use_cpu": True},
 }
 
+# accelerate shards only where it is not told to use the CPU; see `launched_on_cpu.py`.
+SHARDED = {**RECIPE["trainer"], "use_cpu": False}
+
 
 def recipe(small_folder, output, **changes):
     return {**RECIPE, "init": str(small_folder), "output": str(output), **changes}
@@ -47,8 +50,18 @@ def launch(config, recipe, folder, *options):
     script = Path(__file__).with_name("launched_on_cpu.py")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     result = subprocess.run(
-        [*launcher, "--num_processes", "2", "--main_process_port", "0", *options, str(script), "train", str(folder / "recipe.yaml")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+        [
+            *launcher,
+            "--num_processes",
+            "2",
+            "--main_process_port",
+            "0",
+            *options,
+            str(script),
+            "train",
+            str(folder / "recipe.yaml"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -93,14 +106,14 @@ def test_processes_with_whole_models(small_folder, tmp_path, alone):
 
 
 def test_fsdp2(small_folder, tmp_path, alone):
-    launch("fsdp2", recipe(small_folder, tmp_path), tmp_path)
+    launch("fsdp2", recipe(small_folder, tmp_path, trainer=SHARDED), tmp_path)
     assert_same_run(tmp_path, alone, tolerance=1e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(small_folder, tmp_path, alone, stage):
-    launch(f"zero{stage}", recipe(small_folder, tmp_path), tmp_path)
+    launch(f"zero{stage}", recipe(small_folder, tmp_path, trainer=SHARDED), tmp_path)
     assert_same_run(tmp_path, alone, tolerance=1e-5, without=("grad_norm/",))
 
 
