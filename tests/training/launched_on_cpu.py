@@ -18,6 +18,6 @@ if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_
 
     PartialState._prepare_backend = lambda *_args, **_options: ("gloo", DistributedType.MULTI_GPU)
 
-from transformers_wallaroo.cli import main
+from transformers_wallaroo.cli import main  # noqa: E402
 
 main()
