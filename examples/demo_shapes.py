@@ -29,7 +29,7 @@ from transformers_wallaroo.training.preview import contact_sheet
 TURNS = {"understand": 2, "generate": 2, "edit": 1}
 TITLES = {"understand": "Questions about pictures", "generate": "Pictures from a prompt", "edit": "Edits"}
 COLUMNS = {"understand": 6, "generate": 6, "edit": 3}
-TEXT_LINES = {"understand": 6, "generate": 5, "edit": 3}
+TEXT_LINES = {"understand": 6, "generate": 6, "edit": 3}
 LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}
 SAMPLE_SEED = 30260
 SCALE, SCALE_OF_FILES = 3, 8

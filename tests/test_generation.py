@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModel, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
+from transformers.utils import logging
 
 from transformers_wallaroo.generation_wallaroo import ImagePlan, guide, make_generators, sample_codes
 
@@ -381,6 +382,7 @@ def test_streamer_gets_the_prompt_then_codes_and_row_ends(model, processor):
 
 
 def test_progress_bar_can_be_turned_on_and_off(model, processor, capsys):
+    logging.enable_progress_bar()  # transformers' own switch, which commands of other tests turn off
     inputs = prepare(processor, "generate", [0])
     model.generate(**inputs, seed=1, show_progress=True)
     assert "6/6" in capsys.readouterr().err
