@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-demo: $(VENV)/.installed  ## convert the fixture, answer, draw and edit; pictures land in demo-output/
+demo: $(VENV)/.installed  ## the embedded wallaroo-tiny answers, draws and edits; pictures and a table land in demo-output/
 	$(BIN)/python examples/demo.py --output demo-output
 
 tiny: $(VENV)/.installed  ## train wallaroo-tiny from nothing into runs/tiny; goes on where it was stopped
@@ -47,4 +47,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-oldest demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest demo-output converted-output .pytest_cache .mypy_cache .ruff_cache

@@ -1,134 +1,233 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Converts the tiny parity fixture, then answers a question, draws three pictures and edits two.
+"""Asks `wallaroo-tiny`, the checkpoint that comes with the package, to answer, draw and edit, and scores what it does.
 
-    python examples/demo.py --output demo-output            # what `make demo` runs
-    python examples/demo.py --checkpoint wallaroo-7b        # the same jobs with a checkpoint of yours
+    python examples/demo.py --output demo-output                      # the embedded checkpoint: `make demo`
+    python examples/demo.py --checkpoint runs/tiny/stage-4/final      # the same with a checkpoint of yours
 
-The fixture's weights are random, so its pictures look like noise and its answers make no sense: the demo shows that
-every part runs. It writes the pictures, a contact sheet and `report.json` to the output folder.
+Everything is about the shapes world, the one that the tiny model knows: coloured shapes on a plain background. The
+samples come from fixed seeds, nothing is picked. The output folder gets `contact_sheet.png`, `table.md` and
+`table.json` (what was asked, what came, whether the scorer agrees), `pictures/` and, eight times as large, `large/`.
 """
 
 import argparse
 import json
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
-from transformers import AutoModel, AutoProcessor
 from transformers.utils import logging
 
-import transformers_wallaroo  # noqa: F401, registers the Auto classes
+from transformers_wallaroo.embedded import load_checkpoint
+from transformers_wallaroo.evaluation.shapes import picture_sizes, question_of, respond_with, tasks_of
+from transformers_wallaroo.shapes import KINDS, LANGUAGES, SIZES, make_sample, read_scene, score
+from transformers_wallaroo.training.preview import contact_sheet
 
-ROOT = Path(__file__).resolve().parent.parent
-FIXTURE = ROOT / "tests" / "fixtures" / "reference"
-PICTURES = ROOT / "examples" / "pictures"
-QUESTIONS = (("street.png", "How many houses are in this street?"), ("cat.png", "这只猫在做什么？"))
-DRAWINGS = (
-    ("a lighthouse on a cliff at sunset, oil painting", {}),
-    ("a long wooden bridge over a misty river", {"aspect_ratio": "2:1"}),
-    ("一只坐在窗台上的橘猫", {"aspect_ratio": "3:4"}),
-)
-EDITS = (("street.png", "Turn the red car into a yellow bus."), ("cat.png", "把背景换成星空"))
-
-
-def convert_fixture(output: Path) -> Path:
-    """Converts the released-layout fixture with the same command that converts the real weights."""
-    command = [sys.executable, str(ROOT / "conversion" / "convert_checkpoint.py"), "--dtype", "float32"]
-    command += ["--base", str(FIXTURE / "base"), "--checkpoint", str(FIXTURE / "wallaroo.ckpt")]
-    command += ["--vq-checkpoint", str(FIXTURE / "vq_ds16_t2i.pt"), "--output", str(output)]
-    subprocess.run(command, check=True)
-    return output
+# How often each kind of a task is shown; in turn in English and in Chinese.
+TURNS = {"understand": 2, "generate": 2, "edit": 1}
+TITLES = {"understand": "Questions about pictures", "generate": "Pictures from a prompt", "edit": "Edits"}
+COLUMNS = {"understand": 6, "generate": 6, "edit": 3}
+TEXT_LINES = {"understand": 6, "generate": 6, "edit": 3}
+LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}
+SAMPLE_SEED = 30260
+SCALE, SCALE_OF_FILES = 3, 8
+RIGHT, WRONG, INK, PAPER, LINE = (38, 140, 72), (196, 60, 48), (40, 42, 52), (255, 255, 255), (205, 206, 214)
+SIDE, PADDING, LINE_HEIGHT = 64 * SCALE, 14, 19  # pixels
 
 
-def answer(model: Any, processor: Any, picture: str, question: str, seed: int) -> dict[str, Any]:
-    inputs = processor(text=question, images=PICTURES / picture, task="understand", return_tensors="pt").to(
-        model.device
-    )
-    ids = model.generate(**inputs, task="understand", max_new_tokens=24, seed=seed)
-    text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return {"task": "understand", "source": picture, "prompt": question, "answer": text}
+def samples_of(task: str, sizes: Sequence[tuple[int, int]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each sample, and the same in English."""
+    pairs = []
+    for number in range(TURNS[task] * len(KINDS[task])):
+        turn, place = divmod(number, len(KINDS[task]))
+        options = {"kind": KINDS[task][place], "bucket": sizes[number % len(sizes)]}
+        language = tuple(LANGUAGES)[(turn + place) % len(LANGUAGES)]
+        english = make_sample(task, number, SAMPLE_SEED, language="en", **options)
+        pairs.append((make_sample(task, number, SAMPLE_SEED, language=language, **options), english))
+    return pairs
 
 
-def make_picture(
-    model: Any, processor: Any, task: str, prompt: str, seed: int, **options: Any
-) -> tuple[Image.Image, Any]:
-    inputs = processor(text=prompt, task=task, return_tensors="pt", **options).to(model.device)
-    sequences = model.generate(**inputs, task=task, guidance_scale=3.0, seed=seed)
-    pixels = model.decode_image_tokens(sequences)
-    return processor.post_process_multimodal_output(pixels, generation_mode="image")[0], sequences
+def describe(picture: Image.Image) -> str:
+    """What the scorer reads in a picture."""
+    reading = read_scene(picture)
+    odd = f" ({len(reading.odd)} odd cells)" if reading.odd else ""
+    if not reading.scene.things:
+        return f"nothing on a {reading.scene.background} background{odd}"
+    return LANGUAGES["en"].describe(reading.scene) + odd
 
 
-def contact_sheet(entries: list[tuple[str, list[Image.Image]]], note: str, height: int = 220) -> Image.Image:
-    """One line an entry: its caption, then its pictures, all of one height."""
-    font = ImageFont.load_default(size=15)
-    rows = [
-        [picture.resize((round(picture.width * height / picture.height), height)) for picture in row]
-        for _, row in entries
-    ]
-    width = max(900, *(sum(picture.width + 12 for picture in row) + 12 for row in rows))
-    sheet = Image.new("RGB", (width, 44 + len(rows) * (height + 40)), "white")
+def run_task(
+    respond: Any, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], seed: int, output: Path
+) -> list[dict[str, Any]]:
+    """Asks for the samples of a task, scores what comes and saves the pictures. One entry a sample."""
+    entries = []
+    for number, ((sample, english), got) in enumerate(
+        zip(pairs, respond([sample for sample, _ in pairs], seed), strict=True), start=1
+    ):
+        task, result = sample["task"], score(got, sample)
+        picture = sample["images"][0] if task == "understand" else got
+        entry = {
+            "task": task,
+            "kind": sample["kind"],
+            "language": sample["language"],
+            "height": picture.height,
+            "width": picture.width,
+            "asked": question_of(sample),
+            "asked_in_english": question_of(english),
+            "right": bool(result["correct"]),
+            "file": save(picture, f"{task}-{number:02d}.png", output),
+        }
+        if task == "understand":
+            expected = sample["meta"]["answer"]
+            in_english = english["meta"]["answer"] if entry["right"] else None
+            entry.update(got=result["answer"], expected=expected, got_in_english=in_english)
+        else:
+            entry.update(got=describe(got), expected=describe(sample["image"]), reasons=result["reasons"])
+        if task == "edit":
+            entry["source"] = save(sample["source_image"], f"{task}-{number:02d}-source.png", output)
+        entries.append(entry)
+    return entries
+
+
+def save(picture: Image.Image, name: str, output: Path) -> str:
+    """Writes a picture as it is, and enlarged; returns its path within the output folder."""
+    for folder, scale in (("pictures", 1), ("large", SCALE_OF_FILES)):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+        enlarged(picture, scale).save(output / folder / name)
+    return f"pictures/{name}"
+
+
+def enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+
+
+# ---------------------------------------------------------------------- the contact sheet
+
+
+def card(entry: dict[str, Any], output: Path) -> Image.Image:
+    """The pictures of an entry with what was asked below them, and a bar that says whether the result is right."""
+    names = [entry["source"], entry["file"]] if "source" in entry else [entry["file"]]
+    pictures = [enlarged(Image.open(output / name), SCALE) for name in names]
+    width = len(pictures) * (SIDE + 2 * PADDING)
+    text_top, num_lines = SIDE + 2 * PADDING, TEXT_LINES[entry["task"]]
+    sheet = Image.new("RGB", (width, text_top + num_lines * LINE_HEIGHT + PADDING), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((12, 12), note, fill=(150, 60, 40), font=font)
-    for index, ((caption, _), row) in enumerate(zip(entries, rows, strict=True)):
-        top, left = 44 + index * (height + 40), 12
-        draw.text((left, top), caption, fill="black", font=font)
-        for picture in row:
-            sheet.paste(picture, (left, top + 24))
-            left += picture.width + 12
+    for index, picture in enumerate(pictures):
+        left = index * (SIDE + 2 * PADDING) + PADDING + (SIDE - picture.width) // 2
+        top = PADDING + (SIDE - picture.height) // 2
+        sheet.paste(picture, (left, top))
+        draw.rectangle((left - 1, top - 1, left + picture.width, top + picture.height), outline=LINE)
+    if len(pictures) == 2:
+        middle, y = width // 2, PADDING + SIDE // 2
+        draw.polygon([(middle - 6, y - 8), (middle + 8, y), (middle - 6, y + 8)], fill=INK)
+    color = RIGHT if entry["right"] else WRONG
+    draw.rectangle((0, sheet.height - 5, width, sheet.height), fill=color)
+    font = ImageFont.load_default(size=14)
+    lines = [(line, INK) for line in wrapped(entry["asked_in_english"], width - 2 * PADDING, font)]
+    lines += [(line, color) for line in wrapped(verdict(entry), width - 2 * PADDING, font)]
+    for index, (line, ink) in enumerate(lines[:num_lines]):
+        draw.text((PADDING, text_top + index * LINE_HEIGHT), line, fill=ink, font=font)
     return sheet
 
 
-def run(checkpoint: Path, output: Path, seed: int, note: str) -> None:
+def verdict(entry: dict[str, Any]) -> str:
+    """What came, in words that Pillow's font has."""
+    if entry["task"] != "understand":
+        return "right" if entry["right"] else f"wrong: {', '.join(entry['reasons'])}"
+    got = entry["got"] if entry["got"].isascii() else entry["got_in_english"] or "(in Chinese, see table.md)"
+    return got if entry["right"] else f"{got} (wrong)"
+
+
+def wrapped(text: str, width: int, font: Any) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def whole_sheet(entries: list[dict[str, Any]], heading: str, output: Path) -> Image.Image:
+    """A part for each task, one below the other."""
+    parts = []
+    for task in dict.fromkeys(entry["task"] for entry in entries):
+        own = [entry for entry in entries if entry["task"] == task]
+        cards = [card(entry, output) for entry in own]
+        captions = [f"{entry['kind'].replace('_', ' ')} - {LANGUAGE_NAMES[entry['language']]}" for entry in own]
+        groups = [(caption, [picture]) for caption, picture in zip(captions, cards, strict=True)]
+        count = f"{TITLES[task]}: {sum(entry['right'] for entry in own)} of {len(own)} right"
+        parts.append(contact_sheet(groups, title=count, height=cards[0].height, columns=COLUMNS[task]))
+    top = 66
+    sheet = Image.new("RGB", (max(part.width for part in parts), top + sum(part.height for part in parts)), INK)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((PADDING, 10), heading, fill=PAPER, font=ImageFont.load_default(size=20))
+    note = (
+        "What was asked in Chinese is shown in English; table.md has the words. Nothing is picked: the seeds are fixed."
+    )
+    draw.text((PADDING, 38), note, fill=LINE, font=ImageFont.load_default(size=14))
+    for part in parts:
+        # A narrower part is drawn out to the sheet's width by its own background.
+        sheet.paste(part.getpixel((0, 0)), (0, top, sheet.width, top + part.height))
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def markdown(entries: list[dict[str, Any]], heading: str) -> str:
+    lines = [f"# {heading}", "", "What was asked, what came as the scorer reads it, and whether it is right.", ""]
+    lines += ["| file | kind | size | asked | in English | got | right |", "|---|---|---|---|---|---|---|"]
+    for entry in entries:
+        english = "" if entry["language"] == "en" else entry["asked_in_english"]
+        right = "yes" if entry["right"] else f"no, expected: {entry['expected']}"
+        cells = [f"[{entry['task']}]({entry['file']})", entry["kind"], f"{entry['height']}x{entry['width']}"]
+        lines.append(f"| {' | '.join([*cells, entry['asked'], english, entry['got'].replace('|', ' '), right])} |")
+    return "\n".join(lines) + "\n"
+
+
+def run(checkpoint: str | None, output: Path, seed: int) -> None:
     """Does the jobs and writes what came out."""
-    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
-    report, entries = [], []
-    for picture, question in QUESTIONS:
-        report.append(answer(model, processor, picture, question, seed))
-        sys.stdout.write(f"{picture}: {question}\n  -> {report[-1]['answer']!r}\n")
-        entries.append((f"understand: {caption(question)}", [Image.open(PICTURES / picture).convert("RGB")]))
-    jobs = [("generate", prompt, options, None) for prompt, options in DRAWINGS]
-    jobs += [("edit", prompt, {"images": PICTURES / picture}, picture) for picture, prompt in EDITS]
-    for number, (task, prompt, options, source) in enumerate(jobs, start=1):
-        started = time.perf_counter()
-        made, sequences = make_picture(model, processor, task, prompt, seed, **options)
-        name = f"{number:02d}-{task}.png"
-        made.save(output / name)
-        seconds = round(time.perf_counter() - started, 1)
-        size = f"{made.height}x{made.width}"
-        report.append({"task": task, "source": source, "prompt": prompt, "file": name, "size": size, "seed": seed})
-        report[-1].update(seconds=seconds, tokens=sequences.shape[1])
-        sys.stdout.write(f"{name}: {prompt} ({size}, {seconds} s)\n")
-        before = [] if source is None else [Image.open(PICTURES / source).convert("RGB")]
-        entries.append((f"{task} {size}: {caption(prompt)}", [*before, made]))
-    contact_sheet(entries, note).save(output / "contact_sheet.png")
-    (output / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{note}\nLook at {output / 'contact_sheet.png'}; report.json lists what was asked and made.\n")
-
-
-def caption(prompt: str) -> str:
-    """Pillow's own font has no Chinese."""
-    return prompt if prompt.isascii() else "(a Chinese prompt, see report.json)"
+    started = time.perf_counter()
+    model, processor = load_checkpoint(checkpoint)
+    name = "wallaroo-tiny" if checkpoint is None else checkpoint
+    size = f"{model.num_parameters() / 1e6:.1f} M parameters"
+    if checkpoint is None:
+        size = f"a tiny model of {size} that knows the shapes world and nothing else"
+    sys.stdout.write(f"{name}: {size}.\n")
+    output.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for task in tasks_of(processor):
+        pairs = samples_of(task, SIZES if task == "understand" else picture_sizes(processor))
+        own = run_task(respond_with(model, processor), pairs, seed, output)
+        sys.stdout.write(f"{TITLES[task]}: {sum(entry['right'] for entry in own)} of {len(own)} right\n")
+        entries += own
+    heading = f"{name} ({size}): {sum(entry['right'] for entry in entries)} of {len(entries)} right"
+    whole_sheet(entries, heading, output).save(output / "contact_sheet.png")
+    (output / "table.md").write_text(markdown(entries, heading), encoding="utf-8")
+    seconds = round(time.perf_counter() - started, 1)
+    report = {"checkpoint": name, "seed": seed, "seconds": seconds, "entries": entries}
+    (output / "table.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{seconds} s. Look at {output / 'contact_sheet.png'} and {output / 'table.md'}.\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for pictures and report")
-    parser.add_argument("--checkpoint", help="folder or Hub name; default: the tiny fixture, converted first")
+    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for pictures and tables")
+    parser.add_argument("--checkpoint", help="folder or Hub name; default: wallaroo-tiny, which is in the package")
     parser.add_argument("--seed", type=int, default=7, help="of sampling")
     options = parser.parse_args()
     logging.set_verbosity_error()
-    options.output.mkdir(parents=True, exist_ok=True)
-    note = f"Made with {options.checkpoint}."
-    if options.checkpoint is None:
-        note = "These weights are RANDOM (the parity fixture): noise and nonsense are what they should give."
-    checkpoint = options.checkpoint or convert_fixture(options.output / "checkpoint")
-    run(checkpoint, options.output, options.seed, note)
+    logging.disable_progress_bar()
+    try:
+        run(options.checkpoint, options.output, options.seed)
+    except (OSError, ValueError) as error:
+        sys.exit(f"demo: {error}")
 
 
 if __name__ == "__main__":

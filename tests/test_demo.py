@@ -1,34 +1,95 @@
-"""The demo as `make demo` runs it, on a small scale."""
+"""The demo of the shapes world: with a model that does right, with an untrained one, and its sheet and tables."""
 
 import json
 
 import pytest
 from PIL import Image
 
+from transformers_wallaroo import embedded
+from transformers_wallaroo.evaluation import shapes
+from transformers_wallaroo.shapes import KINDS, SIZES
+
 import demo
+from untrained import save_untrained
 
 
-def test_demo_writes_pictures_and_a_report(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        demo, "DRAWINGS", (("a fox", {"height": 32, "width": 48}), ("一只猫", {"height": 48, "width": 32}))
-    )
-    monkeypatch.setattr(demo, "EDITS", ())
-    monkeypatch.setattr("sys.argv", ["demo.py", "--output", str(tmp_path / "out")])
+class Processor:
+    row_ends = True
+
+
+class Model:
+    def num_parameters(self):
+        return 5_000_000
+
+
+def oracle(samples, seed):  # noqa: ARG001
+    """What is right, but for the first sample, which is wrong."""
+    outputs = [s["meta"]["answer"] if s["task"] == "understand" else s["image"] for s in samples]
+    return ["什么" if samples[0]["task"] == "understand" else samples[1]["image"], *outputs[1:]]
+
+
+def run_demo(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr("sys.argv", ["demo.py", *map(str, arguments)])
     demo.main()
-    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert [entry["task"] for entry in report] == ["understand", "understand", "generate", "generate"]
-    assert all(entry["answer"] for entry in report[:2])
-    for entry in report[2:]:
-        height, width = map(int, entry["size"].split("x"))
-        assert Image.open(tmp_path / "out" / entry["file"]).size == (width, height)
-    assert Image.open(tmp_path / "out" / "contact_sheet.png").width >= 900
-    assert "RANDOM" in capsys.readouterr().out
+
+
+def test_demo_writes_pictures_a_sheet_and_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "load_checkpoint", lambda checkpoint: (Model(), Processor()))  # noqa: ARG005
+    monkeypatch.setattr(demo, "respond_with", lambda model, processor: oracle)  # noqa: ARG005
+    out = tmp_path / "out"
+    run_demo(monkeypatch, "--output", out)
+    report = json.loads((out / "table.json").read_text(encoding="utf-8"))
+    entries = report["entries"]
+    assert report["checkpoint"] == "wallaroo-tiny"
+    for task, kinds in KINDS.items():
+        own = [entry for entry in entries if entry["task"] == task]
+        assert {entry["kind"] for entry in own} == set(kinds)
+        assert {entry["language"] for entry in own} == {"en", "zh"}
+        assert {(entry["height"], entry["width"]) for entry in own} == set(SIZES)
+        assert [entry["right"] for entry in own] == [False] + [True] * (len(own) - 1)
+    for entry in entries:
+        picture = Image.open(out / entry["file"])
+        assert picture.size == (entry["width"], entry["height"])
+        large = Image.open(out / entry["file"].replace("pictures/", "large/"))
+        assert large.size == (8 * entry["width"], 8 * entry["height"])
+        assert entry["asked_in_english"].isascii() and entry["asked"].isascii() == (entry["language"] == "en")
+        assert ("source" in entry) == (entry["task"] == "edit")
+        assert (entry["got"] == entry["expected"]) or entry["task"] != "edit" or not entry["right"]
+    sheet = Image.open(out / "contact_sheet.png")
+    assert sheet.width > 1000 and {demo.RIGHT, demo.WRONG} <= {color for _, color in sheet.getcolors(1 << 24)}
+    table = (out / "table.md").read_text(encoding="utf-8")
+    assert sum(line.startswith("| [") for line in table.splitlines()) == len(entries)
+    assert "| 什么 | no, expected: " in table and "| yes |" in table
+    text = capsys.readouterr().out
+    assert "wallaroo-tiny: a tiny model of 5.0 M parameters" in text and "Edits: 8 of 9 right" in text
+
+
+def test_demo_runs_a_checkpoint(tmp_path, monkeypatch, capsys):
+    """An untrained one, as the embedded and as a named checkpoint; one sample of each task."""
+    checkpoint = save_untrained(tmp_path / "untrained")
+    monkeypatch.setattr(embedded, "TINY", checkpoint)
+    monkeypatch.setattr(shapes, "MAX_NEW_TOKENS", 6)
+    samples_of = demo.samples_of
+    monkeypatch.setattr(demo, "samples_of", lambda *arguments: samples_of(*arguments)[:1])
+    for arguments in ((), ("--checkpoint", checkpoint)):
+        run_demo(monkeypatch, "--output", tmp_path / "out", *arguments)
+        text = capsys.readouterr().out
+        name = str(checkpoint) if arguments else "wallaroo-tiny"
+        assert text.startswith(f"{name}: ") and "0 of 1 right" in text
+        report = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
+        assert [entry["task"] for entry in report["entries"]] == ["understand", "generate", "edit"]
+        assert report["checkpoint"] == name
+        assert report["entries"][1]["reasons"] and "odd cells" in report["entries"][1]["got"]
+
+
+def test_demo_without_a_checkpoint_says_so(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"demo: `checkpoint` must be a folder .* there is no folder /nowhere"):
+        run_demo(monkeypatch, "--output", tmp_path, "--checkpoint", "/nowhere")
 
 
 def test_demo_help(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["demo.py", "--help"])
     with pytest.raises(SystemExit, match="0"):
-        demo.main()
+        run_demo(monkeypatch, "--help")
     text = capsys.readouterr().out
     for option in ("--output", "--checkpoint", "--seed"):
         assert option in text
