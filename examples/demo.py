@@ -228,6 +228,8 @@ def main() -> None:
         run(options.checkpoint, options.output, options.seed)
     except (OSError, ValueError) as error:
         sys.exit(f"demo: {error}")
+    finally:
+        logging.enable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -157,3 +157,17 @@ def test_imports_point_one_way():
     pure = (SOURCE / "image_grid_wallaroo.py", SOURCE / "prompts_wallaroo.py")
     for path in pure:
         assert not re.search(r"^(?:from|import) (?:torch|transformers|numpy)", path.read_text(), flags=re.MULTILINE)
+
+
+def test_folders_keep_to_their_table():
+    """CONTRIBUTING.md: the shapes world knows nothing, not even torch; training does not know evaluation or commands."""
+
+    def imported(folder: str) -> set[str]:
+        texts = [path.read_text(encoding="utf-8") for path in (SOURCE / folder).rglob("*.py")]
+        return {name for text in texts for name in re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE)}
+
+    ours = {folder: {name for name in imported(folder) if name.startswith("..")} for folder in ("shapes", "evaluation")}
+    assert ours["shapes"] == set()
+    assert not {name for name in imported("shapes") if name.split(".")[0] in ("torch", "transformers")}
+    assert {name.split(".")[2] for name in ours["evaluation"]} <= {"generation_wallaroo", "shapes", "training"}
+    assert not {name for name in imported("training") if name.startswith(("..evaluation", "..cli", "..embedded"))}

@@ -141,12 +141,12 @@ def main() -> None:
             results[group_name][variant] = result
             score = result["report"]["overall"][group["task"]]
             logger.info(f"{group_name}, {variant}: {score:.2f}")
-            text = "\n\n".join(
-                f"## {name}\n\n{group['paper']}\n\n{markdown(chosen[name], own)}"
+            parts = [
+                f"## {name}\n\n{chosen[name]['paper']}\n\n{markdown(chosen[name], own)}\n"
                 for name, own in results.items()
                 if own
-            )
-            (output / "results.md").write_text(f"# Ablations\n\n{text}\n", encoding="utf-8")
+            ]
+            (output / "results.md").write_text("\n".join(["# Ablations\n", *parts]), encoding="utf-8")
             (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 

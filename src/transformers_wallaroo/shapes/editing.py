@@ -156,7 +156,7 @@ def _add(draw: Draw, scenes: tuple[Scene, ...], avoid: tuple[Cell, ...]) -> Step
         thing, look = subject
         beside = (_cell(thing),)
         wheres = [
-            ((thing.row + down, thing.column + right), draw.language.beside(name, look))
+            ((thing.row + down, thing.column + right), draw.language.neighbor(name, look))
             for name, (down, right) in STEPS.items()
         ]
     free = [cell for cell in scene.free_cells() if cell not in avoid]

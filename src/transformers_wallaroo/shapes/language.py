@@ -64,6 +64,10 @@ class Language:
         """Like "to the left of the red circle"."""
         return self.forms["beside"].format(relation=self.words["relation"][relation], other=self.the(other))
 
+    def neighbor(self, relation: str, other: Look) -> str:
+        """Like "one step to the left of the red circle"."""
+        return self.forms["neighbor"].format(beside=self.beside(relation, other))
+
     def list(self, parts: Sequence[str]) -> str:
         """Like "a, b and c"."""
         if len(parts) == 1:

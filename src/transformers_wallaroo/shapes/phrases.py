@@ -25,6 +25,7 @@ ENGLISH_FORMS: dict[str, str] = {
     "the": "the {name}",
     "count": "{number} {names}",
     "beside": "{relation} {other}",
+    "neighbor": "one step {beside}",
     "comma": " , ",
     "and": "{first} and {last}",
     "on": "{text} on a {color} background",
@@ -72,7 +73,12 @@ ENGLISH_PHRASES: Phrases = {
         "change the background to {color}",
         "use a {color} background",
     ),
-    "extract": ("extract {x}", "keep only {x}", "cut out {x}", "isolate {x}"),
+    "extract": (
+        "extract {x} on a white background",
+        "keep only {x} , on a white background",
+        "cut out {x} on a white background",
+        "isolate {x} on a white background",
+    ),
     "outlined": (
         "turn it into a line drawing",
         "make it a line drawing",
@@ -183,6 +189,7 @@ CHINESE_FORMS: dict[str, str] = {
     "the": "{name}",
     "count": "{number} {names}",
     "beside": "{other} 的 {relation}",
+    "neighbor": "{beside} 一格",
     "comma": " 、 ",
     "and": "{first} 和 {last}",
     "on": "{text} ， {color} 背景",
@@ -228,7 +235,13 @@ CHINESE_PHRASES: Phrases = {
         "把 背景 涂成 {color}",
         "使用 {color} 背景",
     ),
-    "extract": ("提取 {x}", "只 保留 {x}", "抠出 {x}", "把 {x} 提取 出来", "把 {x} 抠出 来"),
+    "extract": (
+        "提取 {x} ， 换成 白色 背景",
+        "只 保留 {x} ， 换成 白色 背景",
+        "抠出 {x} ， 换成 白色 背景",
+        "把 {x} 提取 出来 ， 换成 白色 背景",
+        "把 {x} 抠出 来 ， 换成 白色 背景",
+    ),
     "outlined": (
         "把 图片 变成 线条画",
         "把 图片 改成 线条画",
@@ -252,7 +265,6 @@ CHINESE_PHRASES: Phrases = {
         "把 {x} {step} 移动 一格",
         "把 {x} {step} 移 一格",
         "把 {x} {step} 推 一格",
-        "{x} {step} 移动 一格",
     ),
     # ---- understand
     "presence": (

@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width in BUCKETS)
 # Kinds that are made when they are asked for, and never scored.
-TRAINING_KINDS: dict[str, tuple[str, ...]] = {"generate": (generation.DESCRIPTION,)}
+TRAINING_KINDS: dict[str, tuple[str, ...]] = {"understand": (understanding.CONVERSATION,)}
 MAX_ATTEMPTS = 10_000
 
 
@@ -135,17 +135,19 @@ def _edit(kind: str, draw: Draw) -> dict[str, Any] | None:
 
 
 def _understand(kind: str, draw: Draw) -> dict[str, Any] | None:
-    exchange = understanding.build(kind, draw)
-    if exchange is None:
-        return None
-    return {
-        "messages": [
-            {"role": "user", "content": exchange.question},
-            {"role": "assistant", "content": exchange.answer},
-        ],
-        "images": [render(exchange.scene)],
-        "meta": {"scene": exchange.scene, "answer": exchange.answer},
-    }
+    if kind == understanding.CONVERSATION:
+        exchanges = understanding.converse(draw)
+    else:
+        exchange = understanding.build(kind, draw)
+        if exchange is None:
+            return None
+        exchanges = [exchange]
+    messages = []
+    for exchange in exchanges:
+        messages.append({"role": "user", "content": exchange.question})
+        messages.append({"role": "assistant", "content": exchange.answer})
+    scene = exchanges[0].scene
+    return {"messages": messages, "images": [render(scene)], "meta": {"scene": scene, "answer": exchanges[-1].answer}}
 
 
 _BUILDERS = {"understand": _understand, "generate": _generate, "edit": _edit}

@@ -1,12 +1,16 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Questions about scenes, of six kinds, with their answers. No torch."""
+"""Questions about scenes, of six kinds, with answers; and conversations, several about one scene. No torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .asks import STEPS, Look, stands
-from .draw import Draw, other
+from .draw import Draw, looks_at, other
 from .world import COLORS, HELD_OUT, MAX_THINGS, PLACES, SHAPES, Scene, Thing
+
+# A kind for training alone, and how many questions it asks about its picture.
+CONVERSATION = "conversation"
+TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,28 @@ def build(kind: str, draw: Draw) -> Exchange | None:
     return Exchange(scene, language.join(exchange.question), language.join(exchange.answer), about)
 
 
-def _presence(draw: Draw) -> Exchange | None:
-    """Yes or no with the same chance; things that are not there share shape or colour with one that is."""
-    there, form = draw.plan.random() < 0.5, draw.plan.choice(("both", "both", "both", "shape", "color"))
+def converse(draw: Draw) -> list[Exchange]:
+    """Several questions about one scene, no two of them the same: for training, where they share a picture's tokens.
+    Each kind is as likely, but the answers are as likely as the scene makes them."""
     draw.crowd(1)
     scene = draw.scene(style=draw.style())
+    exchanges: dict[str, Exchange] = {}
+    while len(exchanges) < TURNS:
+        exchange = draw.rng.choice(_ABOUT)(draw, scene)
+        if exchange is not None:
+            question, answer = draw.language.join(exchange.question), draw.language.join(exchange.answer)
+            exchanges.setdefault(question, Exchange(scene, question, answer, exchange.about))
+    return list(exchanges.values())
+
+
+def _presence(draw: Draw) -> Exchange | None:
+    draw.crowd(1)
+    return _ask_presence(draw, draw.scene(style=draw.style()))
+
+
+def _ask_presence(draw: Draw, scene: Scene) -> Exchange | None:
+    """Yes or no with the same chance; things that are not there share shape or colour with one that is."""
+    there, form = draw.plan.random() < 0.5, draw.plan.choice(("both", "both", "both", "shape", "color"))
     thing = draw.rng.choice(scene.things)
     shape, color = thing.shape, thing.color
     if not there and (form == "shape" or (form == "both" and draw.rng.random() < 0.5)):
@@ -97,6 +118,16 @@ def _counting(draw: Draw) -> Exchange | None:
     return Exchange(scene, question, draw.language.words["number"][str(number)], tuple(look.of(scene)))
 
 
+def _ask_number(draw: Draw, scene: Scene) -> Exchange:
+    """Of what is there as often as of what may not be."""
+    thing = draw.rng.choice(scene.things)
+    shape, color = (thing.shape, thing.color) if draw.rng.random() < 0.5 else draw.rng.choice(looks_at(None, None))
+    look = draw.rng.choice((Look(shape=shape), Look(color=color), Look()))
+    found = tuple(look.of(scene))
+    question = _say(draw, "counting", names=draw.language.name(look, many=True))
+    return Exchange(scene, question, draw.language.words["number"][str(len(found))], found)
+
+
 def _color(draw: Draw) -> Exchange | None:
     """Of the only thing of a shape, or in one of six of the background."""
     words = draw.language.words["color"]
@@ -114,6 +145,17 @@ def _color(draw: Draw) -> Exchange | None:
     return Exchange(draw.scene(style=draw.style()), question, words[thing.color], (thing,))
 
 
+def _ask_color(draw: Draw, scene: Scene) -> Exchange:
+    """Of the only thing of a shape, or of the background."""
+    alone = [thing for thing in scene.things if len(Look(thing.shape).of(scene)) == 1]
+    words = draw.language.words["color"]
+    if not alone or draw.rng.random() < 1 / 6:
+        question = _say(draw, "color", x=draw.language.forms["background"])
+        return Exchange(scene, question, words[scene.background], ())
+    thing = draw.rng.choice(alone)
+    return Exchange(scene, _say(draw, "color", x=draw.language.the(Look(thing.shape))), words[thing.color], (thing,))
+
+
 def _position(draw: Draw) -> Exchange | None:
     return _place(draw) if draw.plan.random() < 0.5 else _relation(draw)
 
@@ -122,20 +164,30 @@ def _place(draw: Draw) -> Exchange | None:
     place = draw.plan.choice(PLACES)
     thing = draw.put(cells=draw.cells_in(place))
     draw.crowd(0, MAX_THINGS - 1)
-    scene = draw.scene(style=draw.style())
-    look = None if thing is None else draw.refer(thing, scene)
-    if thing is None or look is None:
+    return None if thing is None else _ask_place(draw, draw.scene(style=draw.style()), thing)
+
+
+def _ask_place(draw: Draw, scene: Scene, thing: Thing | None = None) -> Exchange | None:
+    """In which quarter a thing is; a random one by default."""
+    thing = thing or draw.rng.choice(scene.things)
+    place, look = scene.place_of(thing), draw.refer(thing, scene)
+    if place is None or look is None:
         return None
     question = _say(draw, "where", x=draw.language.the(look))
     return Exchange(scene, question, draw.language.words["place"][place], (thing,))
 
 
 def _relation(draw: Draw) -> Exchange | None:
+    draw.crowd(2)
+    return _ask_relation(draw, draw.scene(style=draw.style()))
+
+
+def _ask_relation(draw: Draw, scene: Scene) -> Exchange | None:
     """Yes or no with the same chance. Nothing is asked where one could say both, as of things far above and a little
     to the left."""
+    if len(scene.things) < 2:
+        return None
     true, relation = draw.plan.random() < 0.5, draw.plan.choice(tuple(STEPS))
-    draw.crowd(2)
-    scene = draw.scene(style=draw.style())
     first, second = draw.rng.sample(scene.things, 2)
     down, right = STEPS[relation]
     along = (first.row - second.row) * down + (first.column - second.column) * right
@@ -169,15 +221,37 @@ def _comparison(draw: Draw) -> Exchange | None:
     scene = draw.scene(style=draw.style())
     if tuple(len(look.of(scene)) for look in looks) != chosen:
         return None
+    return _compare(draw, scene, looks, which)
+
+
+def _ask_comparison(draw: Draw, scene: Scene) -> Exchange | None:
+    """Of a shape or a colour that is there with another."""
+    thing = draw.rng.choice(scene.things)
+    if draw.rng.random() < 0.5:
+        looks = [Look(thing.shape), Look(other(draw.rng, SHAPES, thing.shape))]
+    else:
+        looks = [Look(color=thing.color), Look(color=other(draw.rng, tuple(COLORS), thing.color))]
+    draw.rng.shuffle(looks)
+    return _compare(draw, scene, looks, draw.rng.random() < 0.5)
+
+
+def _compare(draw: Draw, scene: Scene, looks: list[Look], which: bool) -> Exchange | None:
+    """Which of two groups has more things, or whether the first has more; the former of different numbers alone."""
+    first, second = (len(look.of(scene)) for look in looks)
+    if which and first == second:
+        return None
     groups = [draw.language.name(look, many=True) for look in looks]
     question = _say(draw, "which" if which else "more", first=groups[0], second=groups[1])
-    answer = groups[not first_more] if which else _yes(draw, "truth", first_more)
+    answer = groups[first < second] if which else _yes(draw, "truth", first > second)
     return Exchange(scene, question, answer, tuple(t for look in looks for t in look.of(scene)))
 
 
 def _description(draw: Draw) -> Exchange:
     draw.crowd(1)
-    scene = draw.scene(style=draw.style())
+    return _ask_description(draw, draw.scene(style=draw.style()))
+
+
+def _ask_description(draw: Draw, scene: Scene) -> Exchange:
     return Exchange(scene, _say(draw, "description"), draw.language.describe(scene), ())
 
 
@@ -190,3 +264,12 @@ _KINDS: dict[str, Callable[[Draw], Exchange | None]] = {
     "description": _description,
 }
 KINDS = tuple(_KINDS)
+_ABOUT: tuple[Callable[[Draw, Scene], Exchange | None], ...] = (
+    _ask_presence,
+    _ask_number,
+    _ask_color,
+    _ask_place,
+    _ask_relation,
+    _ask_comparison,
+    _ask_description,
+)
