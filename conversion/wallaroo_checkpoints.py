@@ -419,12 +419,12 @@ def drop_tied_head(entries: dict[str, tuple[Loader, torch.Size]], config: Any) -
         )
 
 
-def fresh_weight(key: str, shape: torch.Size, std: float) -> torch.Tensor:
-    """A new weight: normal for matrices, zero for biases; the same every time for one key."""
-    if len(shape) < 2:
-        return torch.zeros(shape)
+def fresh_weight(key: str, shape: torch.Size, fan_in: int) -> torch.Tensor:
+    """A new weight or bias of a linear layer with `fan_in` inputs, as torch starts one and `WallarooLinear` does; the
+    same every time for one key."""
+    bound = fan_in**-0.5
     generator = torch.Generator().manual_seed(sum(ord(char) * 31**index for index, char in enumerate(key)) % 2**63)
-    return torch.empty(shape).normal_(std=std, generator=generator)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def vq_entries(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, tuple[Loader, torch.Size]], list[str], list[str]]:
@@ -559,9 +559,9 @@ def write_wallaroo(
     drop_tied_head(entries, config)
     expected = expected_shapes(config)
     fresh = check_keys(entries, expected, unknown + vq_unknown, may_miss=may_miss)
-    std = config.text_config.initializer_range
     for key in fresh:
-        entries[key] = partial(fresh_weight, key, expected[key], std), expected[key]
+        _, fan_in = expected[f"{key.rpartition('.')[0]}.weight"]
+        entries[key] = partial(fresh_weight, key, expected[key], fan_in), expected[key]
     with whole_folder(output, config.model_type) as folder:
         save_code_and_configs(folder, config, processor, generation_config)
         write_shards(

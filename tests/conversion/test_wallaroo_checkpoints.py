@@ -187,13 +187,13 @@ def test_infer_mlp_sizes_reads_what_is_there():
 def test_fresh_weights_depend_on_their_name_alone():
     shape = torch.Size([64, 64])
     torch.manual_seed(0)
-    first = fresh_weight("a.weight", shape, 0.02)
+    first = fresh_weight("a.weight", shape, 64)
     torch.manual_seed(1)
-    assert torch.equal(fresh_weight("a.weight", shape, 0.02), first)
-    assert torch.equal(fresh_weight("a.weight", shape, 0.04), first * 2)
-    assert not torch.equal(fresh_weight("b.weight", shape, 0.02), first)
-    assert not torch.equal(fresh_weight("weight.a", shape, 0.02), first)
-    assert torch.equal(fresh_weight("a.bias", torch.Size([64]), 0.02), torch.zeros(64))
+    assert torch.equal(fresh_weight("a.weight", shape, 64), first)
+    assert torch.equal(fresh_weight("a.weight", shape, 16), first * 2)
+    assert not torch.equal(fresh_weight("b.weight", shape, 64), first)
+    assert not torch.equal(fresh_weight("weight.a", shape, 64), first)
+    assert first.abs().max() <= 1 / 8 and fresh_weight("a.bias", torch.Size([64]), 64).abs().max() <= 1 / 8
 
 
 def test_expected_shapes_are_those_of_the_model(converted):

@@ -264,6 +264,9 @@ def test_data_set():
         ({"kind": "add"}, "`kind` of 'generate' must be one of 'single_object', .*, but got 'add'"),
         ({"language": "fr"}, "`language` must be one of 'en', 'zh', but got 'fr'"),
         ({"bucket": (64, 65)}, r"`bucket` must be \(height, width\) in pixels, multiples of 16 .*, but got \(64, 65\)"),
+        ({"bucket": (16, 64)}, r"`bucket` must be .* two rows and two columns .*, but got \(16, 64\)"),
+        ({"bucket": (64, 16)}, r"`bucket` must be .* two rows and two columns .*, but got \(64, 16\)"),
+        ({"bucket": (0, 64)}, r"`bucket` must be .* two rows and two columns .*, but got \(0, 64\)"),
         (
             {"kind": "colors", "held_out": True},
             "`kind` must be one of 'position', 'color_attribution' with `held_out=True`",

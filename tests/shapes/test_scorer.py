@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from transformers_wallaroo.shapes import (
+    BACKGROUNDS,
     CELL,
     COLORS,
     KINDS,
@@ -31,6 +32,7 @@ from transformers_wallaroo.shapes import (
 )
 from transformers_wallaroo.shapes.world import cell_pixels
 
+BARE = {background: (None, "", background, "") for background in BACKGROUNDS}
 SCENE = Scene(
     3, 4, "white", (Thing("circle", "red", 0, 1), Thing("star", "blue", 2, 3), Thing("square", "green", 2, 0))
 )
@@ -48,7 +50,7 @@ def resampled(image: Image.Image) -> Image.Image:
 
 
 def noisy(image: Image.Image) -> Image.Image:
-    noise = np.random.default_rng(0).normal(0, 12, (image.height, image.width, 3))
+    noise = np.random.default_rng(0).normal(0, 8, (image.height, image.width, 3))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
@@ -127,6 +129,22 @@ def test_odd_cells_are_named(pixels):
     assert reading.odd == ((1, 2),)
     assert set(SCENE.things) <= set(reading.scene.things)
     assert not reading.shows(SCENE) and not reading.shows(reading.scene)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_half_a_thing_is_odd(shape, background, style):
+    """What is half faded away is neither there nor gone."""
+    scene = Scene(2, 2, background, (Thing("square", "blue", 0, 0),), style)
+    for color in COLORS:
+        thing, bare = (cell_pixels(*kind).astype(float) for kind in ((shape, color, background, style), BARE[background]))
+        reading = read_scene(with_cell(scene, 1, 1, 0.5 * thing + 0.5 * bare))
+        assert reading.odd == ((1, 1),) and not reading.shows(scene), color
+        # Nearly whole, or nearly gone, is noise.
+        for share, others in ((0.9, (Thing(shape, color, 1, 1),)), (0.05, ())):
+            faded = read_scene(with_cell(scene, 1, 1, share * thing + (1 - share) * bare))
+            assert faded.shows(scene.with_things([*scene.things, *others])), (color, share)
 
 
 def test_noise_alone_is_no_scene():

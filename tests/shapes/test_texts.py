@@ -81,9 +81,12 @@ def edit_once(text: str, scene: Scene, source: Scene) -> Scene:
         return replace(scene, style="outlined")
     if re.search("^fill|^color in|solid$", text):
         return replace(scene, style="filled")
-    if "background" in text:
+    extracted = re.fullmatch(r"((?:extract|keep only|cut out|isolate) .+?),? on a white background", text)
+    if "background" in text and not extracted:
         return replace(scene, background=re.search("white|black", text)[0])
-    added = re.fullmatch(rf"(?:add|put|draw|place) {THING} (?:in the (\w+) (\w+) corner|(.+) {REFERRED})", text)
+    added = re.fullmatch(
+        rf"(?:add|put|draw|place) {THING} (?:in the (\w+) (\w+) corner|one step (.+) {REFERRED})", text
+    )
     if added:
         color, shape, vertical, horizontal, beside, *other = added.groups()
         if beside:
@@ -98,7 +101,7 @@ def edit_once(text: str, scene: Scene, source: Scene) -> Scene:
     thing = the_only(scene, *subject.groups())
     assert the_only(source, *subject.groups()) == thing, "it must be clear before any change as well"
     rest, after = [other for other in scene.things if other != thing], text[subject.end() :]
-    if re.match("extract|keep only|cut out|isolate", text):
+    if extracted:
         return replace(scene, things=(thing,), background="white")
     if re.match("remove|delete|erase|take|get", text):
         return scene.with_things(rest)
