@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from transformers_wallaroo.embedded import load_checkpoint
 from transformers_wallaroo.evaluation.shapes import picture_sizes, question_of, respond_with, tasks_of
-from transformers_wallaroo.shapes import KINDS, LANGUAGES, SIZES, make_sample, read_scene, score
+from transformers_wallaroo.shapes import KINDS, LANGUAGES, SIZES, Look, make_sample, read_scene, score
 from transformers_wallaroo.training.preview import contact_sheet
 
 # How often each kind of a task is shown; in turn in English and in Chinese.
@@ -50,12 +50,17 @@ def samples_of(task: str, sizes: Sequence[tuple[int, int]]) -> list[tuple[dict[s
 
 
 def describe(picture: Image.Image) -> str:
-    """What the scorer reads in a picture."""
+    """What the scorer reads in a picture, and in which row and column each thing is, from 1 on."""
     reading = read_scene(picture)
-    odd = f" ({len(reading.odd)} odd cells)" if reading.odd else ""
-    if not reading.scene.things:
-        return f"nothing on a {reading.scene.background} background{odd}"
-    return LANGUAGES["en"].describe(reading.scene) + odd
+    scene, english = reading.scene, LANGUAGES["en"]
+    parts = [
+        f"{english.one(Look(thing.shape, thing.color))} (row {thing.row + 1}, column {thing.column + 1})"
+        for thing in scene.things
+    ]
+    text = english.join(english.on(english.list(parts) if parts else "nothing", scene.background))
+    if parts and scene.style == "outlined":
+        text += ", outlined"
+    return f"{text} ({len(reading.odd)} odd cells)" if reading.odd else text
 
 
 def run_task(
@@ -84,8 +89,10 @@ def run_task(
             in_english = english["meta"]["answer"] if entry["right"] else None
             entry.update(got=result["answer"], expected=expected, got_in_english=in_english)
         else:
-            entry.update(got=describe(got), expected=describe(sample["image"]), reasons=result["reasons"])
+            entry.update(got=describe(got), reasons=result["reasons"])
         if task == "edit":
+            # Of an edit there is one right outcome; a prompt allows many.
+            entry["expected"] = describe(sample["image"])
             entry["source"] = save(sample["source_image"], f"{task}-{number:02d}-source.png", output)
         entries.append(entry)
     return entries
@@ -185,10 +192,19 @@ def markdown(entries: list[dict[str, Any]], heading: str) -> str:
     lines += ["| file | kind | size | asked | in English | got | right |", "|---|---|---|---|---|---|---|"]
     for entry in entries:
         english = "" if entry["language"] == "en" else entry["asked_in_english"]
-        right = "yes" if entry["right"] else f"no, expected: {entry['expected']}"
         cells = [f"[{entry['task']}]({entry['file']})", entry["kind"], f"{entry['height']}x{entry['width']}"]
-        lines.append(f"| {' | '.join([*cells, entry['asked'], english, entry['got'].replace('|', ' '), right])} |")
+        lines.append(
+            f"| {' | '.join([*cells, entry['asked'], english, entry['got'].replace('|', ' '), judged(entry)])} |"
+        )
     return "\n".join(lines) + "\n"
+
+
+def judged(entry: dict[str, Any]) -> str:
+    """Whether it is right, else why not and, where there is one right outcome, what that is."""
+    if entry["right"]:
+        return "yes"
+    why = [f"no: {', '.join(entry['reasons'])}" if "reasons" in entry else "no"]
+    return "; ".join([*why, *([f"expected: {entry['expected']}"] if "expected" in entry else [])])
 
 
 def run(checkpoint: str | None, output: Path, seed: int) -> None:

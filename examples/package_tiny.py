@@ -40,14 +40,27 @@ def package(checkpoint: Path, target: Path, card: Path | None = None) -> int:
         save_file(halved, weights, metadata={"format": "pt"})
         if card is not None:
             shutil.copy(card, folder / "README.md")
-        size = sum(file.stat().st_size for file in folder.rglob("*"))
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > LIMIT:
             raise ValueError(
                 f"The checkpoint would have {size / 2**20:.1f} MB, but the limit is {LIMIT / 2**20:.0f} MB."
             )
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
+        put_in_place(folder, target)
     return size
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Gives a folder the place of another, which is removed last, and comes back where that fails."""
+    old = folder.with_name("old")
+    had_one = target.exists()
+    if had_one:
+        target.rename(old)
+    try:
+        folder.rename(target)
+    except OSError:
+        if had_one:
+            old.rename(target)
+        raise
 
 
 def forget(path: Path) -> None:

@@ -6,6 +6,7 @@ Stopped at any point, it goes on from there when it is started again.
 
 import argparse
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +23,18 @@ from transformers_wallaroo.training.vq_data import VQTrainingConfig
 RECIPES = Path(__file__).parent / "recipes" / "tiny"
 STAGES = ("base-1", "base-2", "base-3", "stage-1", "stage-2-colors", "stage-2", "stage-3a", "stage-3b", "stage-4")
 
+# Its messages are warnings, for those alone are shown of a logger that is not transformers' own.
 logger = logging.get_logger("transformers_wallaroo.train_tiny")
+
+
+def save_first_weights(root: Path, seed: int) -> None:
+    """Writes the untrained model to the folder `init`, whole or not at all."""
+    model, processor = build_tiny(WallarooVQModel.from_pretrained(root / "vq").config, seed=seed)
+    partial = root / "init.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    processor.save_pretrained(partial)
+    partial.rename(root / "init")
 
 
 def main() -> None:
@@ -37,12 +49,11 @@ def main() -> None:
     # The recipes name their folders from here.
     root = Path(options.output).resolve()
     started = time.monotonic()
-    if not (root / "vq" / "config.json").is_file():
+    # The weights are what is written last.
+    if not all((root / "vq" / name).is_file() for name in ("config.json", "model.safetensors")):
         train_vq(VQTrainingConfig.from_yaml(RECIPES / "vq.yaml"), output_dir=str(root / "vq"))
-    if not (root / "init" / "processor_config.json").is_file():
-        model, processor = build_tiny(WallarooVQModel.from_pretrained(root / "vq").config, seed=options.seed)
-        model.save_pretrained(root / "init")
-        processor.save_pretrained(root / "init")
+    if not (root / "init").is_dir():
+        save_first_weights(root, options.seed)
     for stage in STAGES[: STAGES.index(options.until) + 1]:
         config = StageConfig.load(RECIPES / f"{stage}.yaml")
         for name in ("init", "output", "vq_model"):
@@ -50,7 +61,11 @@ def main() -> None:
             if value is not None:
                 setattr(config, name, str(root / Path(value).relative_to("runs/tiny")))
         final = run_stage(config)
-        logger.info(f"{stage} is done after {(time.monotonic() - started) / 60:.0f} minutes: {final}")
+        logger.warning(f"{stage} is done after {(time.monotonic() - started) / 60:.0f} minutes: {final}")
+    if options.until == STAGES[-1]:
+        logger.warning(
+            f"To put it into the package: python examples/package_tiny.py {final} --card model_cards/wallaroo-tiny.md"
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -64,6 +65,10 @@ def short_answers(monkeypatch):
             ("train",),
             ["RECIPE", "KEY=VALUE", "--no-resume", "wallaroo train examples/recipes/tiny/stage-2.yaml steps=100"],
         ),
+        (
+            ("encode",),
+            ["RECIPE", "KEY=VALUE", "--output", "--samples", "--batch-size", "wallaroo encode examples/recipes/tiny"],
+        ),
         (("train-vq",), ["RECIPE", "KEY=VALUE", "--no-resume", "wallaroo train-vq examples/recipes/tiny/vq.yaml"]),
     ],
 )
@@ -75,9 +80,14 @@ def test_help_says_what_there_is_with_examples(command, words):
 
 
 def test_recipes_of_the_help_are_there():
-    for command in ((), ("train",), ("train-vq",)):
+    for command in ((), ("train",), ("train-vq",), ("encode",)):
         named = re.findall(r"examples/recipes/[\w/-]+\.yaml", invoke(*command, "--help").stdout)
         assert named and all((ROOT / recipe).is_file() for recipe in named)
+
+
+def test_checkpoints_of_the_help_are_where_make_tiny_puts_them():
+    named = re.findall(r"runs/tiny/[\w/-]+", invoke("eval", "shapes", "--help").stdout)
+    assert named and all(checkpoint == "runs/tiny/stage-4/final" for checkpoint in named)
 
 
 def test_version():
@@ -95,7 +105,7 @@ def test_an_unknown_command_is_a_usage_error():
 def test_eval_shapes_prints_tables_and_writes_json(untrained, tmp_path):
     out = tmp_path / "new" / "scores.json"
     result = invoke(
-        "eval", "shapes", "--checkpoint", untrained, "--samples", 4, "--seed", 4, "--json", out, "--guidance-scale", 1
+        "eval", "shapes", "--checkpoint", untrained, "--samples", 18, "--seed", 4, "--json", out, "--guidance-scale", 1
     )
     assert result.exit_code == 0, result.stderr
     for title in ("Understanding:", "Generation:", "Editing:", "| single_object ", "| adjust ", "| 64x48 "):
@@ -104,17 +114,21 @@ def test_eval_shapes_prints_tables_and_writes_json(untrained, tmp_path):
     assert set(report["overall"]) == {"understand", "generate", "edit"}
     assert all(0 <= value <= 1 for value in report["overall"].values())
     settings = report["settings"]
-    assert (settings["samples"], settings["held_out"], settings["seed"]) == (4, 2, 4)
+    assert (settings["samples"], settings["held_out"], settings["seed"]) == (18, 9, 4)
+    assert "Chinese less English, on the same scenes: understanding " in result.stdout
+    assert set(report["language_difference"]) == set(report["overall"])
+    assert "If it is of stage 3b, it has not learned to edit" in result.stderr
     assert settings["checkpoint"] == str(untrained) and settings["generation"]["guidance_scale"] == 1
 
 
 def test_eval_takes_the_embedded_checkpoint_and_says_so(untrained, monkeypatch):
     monkeypatch.setattr(embedded, "TINY", untrained)
-    result = invoke("eval", "shapes", "--samples", 2, "--task", "understand")
+    result = invoke("eval", "shapes", "--samples", 12, "--task", "understand")
     assert result.exit_code == 0, result.stderr
     assert "wallaroo-tiny" in result.stderr and str(untrained) in result.stderr
     assert "Understanding:" in result.stdout and "Generation" not in result.stdout
     assert "tokenized" not in result.stdout, "no picture was made"
+    assert "stage 3b" not in result.stderr
 
 
 def test_bad_input_of_eval_ends_in_a_sentence(untrained, tmp_path, monkeypatch):
@@ -122,10 +136,24 @@ def test_bad_input_of_eval_ends_in_a_sentence(untrained, tmp_path, monkeypatch):
     assert "has no embedded checkpoint" in refused("eval", "shapes")
     assert "there is no folder /nowhere" in refused("eval", "shapes", "--checkpoint", "/nowhere")
     assert "`--json` must be a file" in refused("eval", "shapes", "--checkpoint", untrained, "--json", tmp_path)
-    assert "`samples` must be at least 1" in refused("eval", "shapes", "--checkpoint", untrained, "--samples", 0)
+    assert "`samples` must be at least 18" in refused("eval", "shapes", "--checkpoint", untrained, "--samples", 0)
     assert "`tasks` must be some of" in refused("eval", "shapes", "--checkpoint", untrained, "--task", "draw")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     assert "must be a Wallaroo, but" in refused("eval", "shapes", "--checkpoint", tmp_path)
+    for missing in ("runs/tiny/4/final", "./final", "~/final"):
+        assert f"there is no folder {missing}" in refused("eval", "shapes", "--checkpoint", missing)
+
+
+def test_an_adapter_is_no_checkpoint(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    line = refused("eval", "shapes", "--checkpoint", tmp_path)
+    assert f"{tmp_path} holds a LoRA adapter" in line and "merge_and_unload()" in line
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(untrained, device):
+    line = refused("eval", "shapes", "--checkpoint", untrained, "--device", device)
+    assert "`device` must be one that this torch can use, such as 'cpu'" in line and f"but got '{device}'" in line
 
 
 def test_the_traceback_is_there_for_who_asks(monkeypatch):
@@ -194,6 +222,45 @@ def test_an_interrupted_training_says_how_to_go_on(monkeypatch, command, recipe)
     assert "The same command goes on from the last checkpoint in runs/tiny/" in result.stderr
 
 
+def test_what_a_worker_of_a_data_loader_says_is_one_sentence(monkeypatch):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            try:
+                raise KeyError("ValueError: not this")
+            except KeyError as error:
+                raise ValueError("`edits.jsonl` has no picture\nin line 3: a ValueError: b") from error
+
+    def load(*_, **__):
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+
+    monkeypatch.setattr(run, "run_stage", load)
+    assert refused("train", STAGE) == "wallaroo: `edits.jsonl` has no picture in line 3: a ValueError: b"
+
+
+def test_encode_makes_codes_and_prints_the_lines_for_the_recipe(untrained, tmp_path):
+    recipe = ("encode", RECIPES / "stage-4.yaml", f"init={untrained}", "--output", tmp_path, "--samples", 3)
+    result = invoke(*recipe, "--batch-size", 2)
+    assert result.exit_code == 0, result.stderr
+    data = yaml.safe_load(result.stdout)["data"]
+    for task in ("generate", "edit"):
+        assert data[task] == {"encoded": {"path": str(tmp_path / task)}}
+        assert json.loads((tmp_path / task / "encoding.json").read_text())["samples"] == 3
+    assert data["understand"] == yaml.safe_load((RECIPES / "stage-4.yaml").read_text())["data"]["understand"]
+    assert "no images to encode" in refused(
+        "encode",
+        RECIPES / "stage-4.yaml",
+        f"init={untrained}",
+        "tasks={understand: 1}",
+        "data={understand: {shapes: {}}}",
+        "evaluation={}",
+        "eval_steps=null",
+        "previews=0",
+    )
+
+
 def test_a_missing_extra_is_named(monkeypatch):
     def missing(*_, **__):
         raise ImportError("training needs accelerate")
@@ -209,7 +276,7 @@ def test_the_embedded_checkpoint(untrained, monkeypatch, tmp_path):
     monkeypatch.setattr(embedded, "TINY", untrained)
     assert transformers_wallaroo.tiny_path() == untrained
     monkeypatch.setattr(embedded, "TINY", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no embedded checkpoint: there is no .*config\.json.* `make tiny`"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*config\.json.* `make tiny` .*package_tiny\.py runs/"):
         transformers_wallaroo.tiny_path()
 
 

@@ -1,13 +1,14 @@
 """The demo of the shapes world: with a model that does right, with an untrained one, and its sheet and tables."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from transformers_wallaroo import embedded
 from transformers_wallaroo.evaluation import shapes
-from transformers_wallaroo.shapes import KINDS, SIZES
+from transformers_wallaroo.shapes import KINDS, SIZES, Scene, Thing, render
 
 import demo
 from untrained import save_untrained
@@ -54,14 +55,37 @@ def test_demo_writes_pictures_a_sheet_and_a_table(tmp_path, monkeypatch, capsys)
         assert large.size == (8 * entry["width"], 8 * entry["height"])
         assert entry["asked_in_english"].isascii() and entry["asked"].isascii() == (entry["language"] == "en")
         assert ("source" in entry) == (entry["task"] == "edit")
-        assert (entry["got"] == entry["expected"]) or entry["task"] != "edit" or not entry["right"]
+        assert ("expected" in entry) == (entry["task"] != "generate") and ("reasons" in entry) == (
+            entry["task"] != "understand"
+        )
+        if entry["task"] != "generate":
+            assert (entry["got"] == entry["expected"]) == entry["right"], "a wrong one can be told from the right one"
     sheet = Image.open(out / "contact_sheet.png")
     assert sheet.width > 1000 and {demo.RIGHT, demo.WRONG} <= {color for _, color in sheet.getcolors(1 << 24)}
     table = (out / "table.md").read_text(encoding="utf-8")
     assert sum(line.startswith("| [") for line in table.splitlines()) == len(entries)
-    assert "| 什么 | no, expected: " in table and "| yes |" in table
+    assert "| 什么 | no; expected: " in table and "| yes |" in table
+    [drawing], [edit] = (
+        [line for line in table.splitlines() if line.startswith(f"| [{task}]") and "| no: " in line]
+        for task in ("generate", "edit")
+    )
+    assert "size" in drawing.split("| no: ")[1] and "expected" not in drawing
+    assert "; expected: " in edit.split("| no: ")[1] and "(row " in edit
     text = capsys.readouterr().out
     assert "wallaroo-tiny: a tiny model of 5.0 M parameters" in text and "Edits: 8 of 9 right" in text
+
+
+def test_pictures_that_differ_are_described_apart():
+    """Places and style too, which the answers to questions leave out."""
+    things = (Thing("star", "red", 0, 1), Thing("circle", "orange", 1, 0))
+    scene = Scene(2, 3, "white", things)
+    text = "a red star (row 1, column 2) and an orange circle (row 2, column 1) on a white background"
+    assert demo.describe(render(scene)) == text
+    assert demo.describe(render(replace(scene, style="outlined"))) == f"{text}, outlined"
+    moved = scene.with_things([replace(things[0], row=1), things[1]])
+    assert demo.describe(render(moved)) != text
+    assert demo.describe(render(Scene(2, 2, "black"))) == "nothing on a black background"
+    assert demo.describe(Image.new("RGB", (32, 32), (128,) * 3)) == "nothing on a white background (4 odd cells)"
 
 
 def test_demo_runs_a_checkpoint(tmp_path, monkeypatch, capsys):

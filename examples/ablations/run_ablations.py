@@ -6,11 +6,16 @@
     python examples/ablations/run_ablations.py --only editing --steps 200 --samples 90
 
 Writes `results.json` and `results.md` (a table and the curves of each group) into the output folder after every run.
+They hold every run of these settings, of all groups. A run of other settings, or from another checkpoint, is removed
+and trained anew when its turn comes; its folder's `settings.json` says what it was trained with.
 """
 
 import argparse
+import dataclasses
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from transformers.utils import logging
 
 from transformers_wallaroo import WallarooDataCollator, WallarooForConditionalGeneration, WallarooProcessor
 from transformers_wallaroo.evaluation import evaluate_shapes
+from transformers_wallaroo.evaluation.shapes import check_samples
 from transformers_wallaroo.shapes import make_sample
 from transformers_wallaroo.training.recipes import read_recipe
 from transformers_wallaroo.training.run import run_stage
@@ -28,6 +34,7 @@ from transformers_wallaroo.training.stages import StageConfig
 HERE = Path(__file__).parent
 HELD_OUT_SEED, LOSS_BATCH = 40260, 32
 
+# Its messages are warnings, for those alone are shown of a logger that is not transformers' own.
 logger = logging.get_logger("transformers_wallaroo.ablations")
 
 
@@ -74,28 +81,107 @@ def held_out_loss(checkpoint: Path, task: str, count: int) -> float:
     return total / weight
 
 
-def run_variant(name: str, group: dict[str, Any], choices: dict[str, Any], options: argparse.Namespace) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A variant with all that decides its result.
+
+    Attributes:
+        group, variant, task: its names, and the task that it is scored on.
+        config: the stage to train.
+        samples: that it is scored on.
+        training: what the weights depend on, as JSON has it: the stage but for its folder, and which weights are first.
+    """
+
+    group: str
+    variant: str
+    task: str
+    config: StageConfig
+    samples: int
+    training: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.training, "samples": self.samples}
+
+    def result(self) -> Any:
+        """The result in the folder, if it is of these settings; else `None`."""
+        result = read_json(self.folder / "result.json")
+        return result if result is not None and result["settings"] == self.settings else None
+
+
+def runs_of(groups: dict[str, Any], options: argparse.Namespace) -> list[Run]:
+    """All runs, in the order of the file."""
+    runs = []
+    for group_name, group in groups.items():
+        # The folder may come to hold other weights under the same name.
+        weights = Path(options.tiny) / group["init"] / "model.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+        for variant, choices in group["variants"].items():
+            name = f"{group_name}-{variant}".replace(",", "").replace(" ", "-").replace("/", "-")
+            config = stage_of(group, choices, options, Path(options.output) / name)
+            stage = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("init", "output")}
+            training = json.loads(json.dumps({"stage": stage, "init": group["init"], "init_sha256": digest}))
+            runs.append(Run(group_name, variant, group["task"], config, options.samples, training))
+    return runs
+
+
+def read_json(path: Path) -> Any:
+    """`None` where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def prepare_folder(run: Run) -> None:
+    """Removes a training of other settings, which would be taken for this one, and notes the settings of this one."""
+    path = run.folder / "settings.json"
+    if read_json(path) == run.training:
+        return
+    if run.folder.is_dir():
+        logger.warning(
+            f"{run.folder} was trained with other settings, or does not say with which; it is removed and trained anew."
+        )
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True)
+    write_whole(path, json.dumps(run.training, indent=2) + "\n")
+
+
+def train_and_score(run: Run) -> Any:
     """Trains a variant, or goes on with it, and scores it. What was scored with the same settings is not done again."""
-    output = Path(options.output) / name.replace(",", "").replace(" ", "-").replace("/", "-")
-    settings = {"steps": options.steps, "samples": options.samples, "choices": choices}
-    path = output / "result.json"
-    if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] == settings:
-            return result
-    final = run_stage(stage_of(group, choices, options, output))
-    checkpoints = sorted(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    curve = {
-        int(folder.name.split("-")[1]): held_out_loss(folder, group["task"], options.samples) for folder in checkpoints
-    }
+    if (result := run.result()) is not None:
+        return result
+    prepare_folder(run)
+    final = run_stage(run.config)
+    checkpoints = sorted(run.folder.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    curve = {int(folder.name.split("-")[1]): held_out_loss(folder, run.task, run.samples) for folder in checkpoints}
     model = WallarooForConditionalGeneration.from_pretrained(final).eval()
     processor = WallarooProcessor.from_pretrained(final)
-    report = evaluate_shapes(model, processor, tasks=[group["task"]], samples=options.samples, held_out=0).to_dict()
-    result = {"settings": settings, "curve": curve, "report": report}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.rename(path)
-    return json.loads(path.read_text(encoding="utf-8"))
+    report = evaluate_shapes(model, processor, tasks=[run.task], samples=run.samples, held_out=0).to_dict()
+    result = {"settings": run.settings, "curve": curve, "report": report}
+    write_whole(run.folder / "result.json", json.dumps(result, indent=2) + "\n")
+    return run.result()
+
+
+def write_results(groups: dict[str, Any], runs: list[Run], output: Path) -> None:
+    """Writes down the results that there are of these settings, whichever call made them."""
+    results: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if (result := run.result()) is not None:
+            results.setdefault(run.group, {})[run.variant] = result
+    parts = [
+        f"## {name}\n\n{groups[name]['paper']}\n\n{markdown(groups[name], own)}\n" for name, own in results.items()
+    ]
+    write_whole(output / "results.md", "\n".join(["# Ablations\n", *parts]))
+    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def markdown(group: dict[str, Any], results: dict[str, Any]) -> str:
@@ -131,23 +217,19 @@ def main() -> None:
     options = parser.parse_args()
     logging.set_verbosity_info()
     torch.set_num_threads(options.threads)
-    chosen = {name: group for name, group in groups.items() if options.only in (None, name)}
-    results: dict[str, dict[str, Any]] = {name: {} for name in chosen}
+    # Not after the first training.
+    check_samples(options.samples, [group["task"] for group in groups.values()])
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    for group_name, group in chosen.items():
-        for variant, choices in group["variants"].items():
-            result = run_variant(f"{group_name}-{variant}", group, choices, options)
-            results[group_name][variant] = result
-            score = result["report"]["overall"][group["task"]]
-            logger.info(f"{group_name}, {variant}: {score:.2f}")
-            parts = [
-                f"## {name}\n\n{chosen[name]['paper']}\n\n{markdown(chosen[name], own)}\n"
-                for name, own in results.items()
-                if own
-            ]
-            (output / "results.md").write_text("\n".join(["# Ablations\n", *parts]), encoding="utf-8")
-            (output / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    runs = runs_of(groups, options)
+    for run in runs:
+        if options.only in (None, run.group):
+            score = train_and_score(run)["report"]["overall"][run.task]
+            logger.warning(f"{run.group}, {run.variant}: {score:.2f}")
+            write_results(groups, runs, output)
+    other = [run.folder.name for run in runs if run.result() is None and (run.folder / "result.json").is_file()]
+    if other:
+        logger.warning(f"results.md leaves out what was made with other settings: {', '.join(other)}.")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ What a user did wrong (`ValueError`, `OSError`, a missing extra) ends in one sen
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +30,16 @@ class Commands(TyperGroup):
         except (ValueError, OSError, ImportError) as error:
             if os.environ.get("WALLAROO_TRACEBACK") == "1":
                 raise
-            typer.echo(f"wallaroo: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"wallaroo: {_sentence(error)}", err=True)
             raise typer.Exit(USER_ERROR) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, on one line. That of a worker of a data loader says it at the end of its own traceback."""
+    text, kind = str(error), type(error).__name__
+    if "Original Traceback" in text:
+        text = re.split(rf"^(?:\w+\.)*{kind}: ", text, flags=re.MULTILINE)[-1]
+    return " ".join(text.split())
 
 
 # Plain help: what one reads is what a pipe, a log and a narrow terminal show as well.
@@ -87,7 +96,7 @@ def evaluate_shapes(
         str | None, typer.Option(metavar="PATH", help="Folder or Hub name; the embedded wallaroo-tiny by default.")
     ] = None,
     samples: Annotated[
-        int, typer.Option(metavar="N", help="Samples of each task; held-out ones are half as many.")
+        int, typer.Option(metavar="N", help="Samples of each task, two a kind at least; held-out: half as many.")
     ] = 360,
     seed: Annotated[
         int, typer.Option(metavar="S", help="Of samples and pictures. Do not take one that training used.")
@@ -111,13 +120,17 @@ def evaluate_shapes(
 
     \b
     wallaroo eval shapes
-    wallaroo eval shapes --checkpoint runs/tiny/4/final --json scores.json
+    wallaroo eval shapes --checkpoint runs/tiny/stage-4/final --json scores.json
     wallaroo eval shapes --task generate --samples 60       a quick look while training
 
     Prints a row a kind with English and Chinese, seen and held-out combinations, and a row a size.
+
+    Edits are scored of every checkpoint with row ends. One of stage 3b has them too, but has not learned to edit yet:
+    score it by --task understand --task generate.
     """
     from .embedded import load_checkpoint, tiny_path
     from .evaluation import evaluate_shapes as run_evaluation
+    from .evaluation.shapes import tasks_of
 
     if json is not None:
         _make_room(json)
@@ -133,6 +146,12 @@ def evaluate_shapes(
         options["guidance_scale"] = guidance_scale
     report = run_evaluation(model, processor, samples=samples, seed=seed, batch_size=batch_size, **options)
     typer.echo(str(report))
+    if checkpoint is not None and not task and "edit" in tasks_of(processor):
+        typer.echo(
+            "Edits were scored because the checkpoint has row ends. If it is of stage 3b, it has not learned to edit "
+            "yet: --task understand --task generate leaves edits out.",
+            err=True,
+        )
     if json is not None:
         report.save(json)
         typer.echo(f"The report is in {json}.", err=True)

@@ -20,7 +20,9 @@ def tiny_path() -> Path:
     if not (TINY / "config.json").is_file():
         raise FileNotFoundError(
             f"This install of transformers-wallaroo has no embedded checkpoint: there is no {TINY / 'config.json'}. "
-            "Install the package again, train the checkpoint with `make tiny`, or name one of your own."
+            "Install the package again; or train it with `make tiny` and put it there with `python "
+            "examples/package_tiny.py runs/tiny/stage-4/final --card model_cards/wallaroo-tiny.md`; or name a "
+            "checkpoint of your own."
         )
     return TINY
 
@@ -36,19 +38,45 @@ def load_checkpoint(
         dtype: of the weights. By default float32 on a CPU, which computes slowly in less, else that of the checkpoint.
     """
     path = tiny_path() if checkpoint is None else checkpoint
-    # What begins like this is no name on the Hub, which would be told in words that do not help.
-    if str(path).startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise ValueError(f"`checkpoint` must be a folder or the name of one on the Hub, but there is no folder {path}.")
+    _check_path(path)
+    target = _usable(device)
     config = AutoConfig.from_pretrained(path)
     if not isinstance(config, WallarooConfig):
         raise ValueError(
             f"`checkpoint` must be a Wallaroo, but {path} is of the type {config.model_type!r}. A Qwen2.5-VL becomes "
             "one by conversion/init_from_qwen.py, the released weights by conversion/convert_checkpoint.py."
         )
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if target.type == "cpu" else "auto")}
     model = WallarooForConditionalGeneration.from_pretrained(path, **options).to(target).eval()
     return model, WallarooProcessor.from_pretrained(path)
+
+
+def _check_path(path: str | Path) -> None:
+    """Raises a `ValueError` for a folder that is not there, and for one that holds an adapter alone."""
+    # What looks like this is no name on the Hub, which would be told in words that do not help.
+    if (str(path).startswith(("/", ".", "~")) or str(path).count("/") > 1) and not Path(path).is_dir():
+        raise ValueError(f"`checkpoint` must be a folder or the name of one on the Hub, but there is no folder {path}.")
+    if (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"`checkpoint` must be a whole checkpoint, but {path} holds a LoRA adapter. Merge it with the model that "
+            "it was trained on: `PeftModel.from_pretrained(model, adapter).merge_and_unload()`; save that model and "
+            "the processor, and take their folder."
+        )
+
+
+def _usable(device: str | torch.device | None) -> torch.device:
+    """The device, where torch can put something on it; a GPU by default where there is one."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # A torch without CUDA says so by an `AssertionError`.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise ValueError(
+            f"`device` must be one that this torch can use, such as 'cpu', or 'cuda' where there are a GPU and a torch "
+            f"built for it, but got {str(device)!r}: {reason}."
+        ) from error
 
 
 __all__ = ["load_checkpoint", "tiny_path"]

@@ -339,15 +339,15 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for token_type, part in parts.items():
             mask = (mm_token_type_ids == token_type).unsqueeze(-1).to(embeds.device)
             embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
-        if self.training:
+        if self.training or (torch.distributed.is_available() and torch.distributed.is_initialized()):
             embeds = embeds + self._touch_unused(parts).to(embeds.device, embeds.dtype)
         return embeds
 
     def _touch_unused(self, parts: dict[TokenType, torch.Tensor]) -> torch.Tensor:
         """Zero, by way of every part that this batch has no work for.
 
-        Processes that train together must run the same modules in every step, whatever tasks their share of the batch
-        holds: else DDP waits for a gradient, FSDP and ZeRO-3 for a weight.
+        Processes that train or evaluate together must run the same modules in every step, whatever tasks their share
+        of the batch holds: else DDP waits for a gradient, FSDP and ZeRO-3 for a weight.
         """
         nothing = self.vq_model.quantize.embedding.weight.new_zeros(0, self.config.vq_config.embed_dim)
         adapters = {

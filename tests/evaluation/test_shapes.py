@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import transformers_wallaroo
 from transformers_wallaroo.evaluation import ShapesReport, evaluate_shapes
 from transformers_wallaroo.evaluation.report import PARTS, ScoredSample
 from transformers_wallaroo.evaluation.shapes import (
@@ -64,6 +65,19 @@ def test_each_kind_language_and_size_comes_as_often(task):
             Counter(size_of(sample) for sample in few),
         ):
             assert max(counts.values()) - min(counts.values()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("task", "part"), [(task, part) for task in TASKS for part in ("seen", "held_out")] + [("generate", "seen_placed")]
+)
+def test_each_scene_is_asked_about_in_both_languages(task, part):
+    shown = {}
+    for sample in evaluation_samples(task, 41, 5, part=part):
+        scenes = [meta for meta in sample["meta"].values() if isinstance(meta, Scene)]
+        shown.setdefault(sample["seed"], {})[sample["language"]] = (sample["kind"], scenes)
+    assert sorted(map(len, shown.values())) == [1, *[2] * 20]
+    for both in shown.values():
+        assert both["en"] == both.get("zh", both["en"])
 
 
 def test_samples_of_a_size_stand_together():
@@ -156,6 +170,33 @@ def test_languages_and_sizes_are_told_apart():
     assert report["reasons"]["generate"] == {"things": 2, "size": 1, "number": 1}
 
 
+def test_languages_are_compared_scene_by_scene():
+    pairs = [(1, 1), (1, 0), (0, 0), (1, 0)]
+    samples = [
+        scored(kind="colors", language=language, correct=correct, scene=scene)
+        for scene, pair in enumerate(pairs)
+        for language, correct in zip(("en", "zh"), pair, strict=True)
+    ]
+    samples += [scored(kind="position", language=language, scene=9) for language in ("en", "zh")]
+    samples += [scored(kind="position", language="zh", correct=0, scene=10), scored(kind="position", correct=0)]
+    samples += [scored(task="edit", kind="add", language="zh", correct=0)]
+    report = ShapesReport(samples).to_dict()
+    # Of colours -1/2 with a spread of 1/2 over four scenes, of positions 0 over one; what has no partner is left out.
+    assert report["language_difference"] == {
+        "generate": {"difference": -0.25, "standard_error": pytest.approx(0.5 / math.sqrt(4) / 2)}
+    }
+    assert "Chinese less English, on the same scenes: generation -0.25 ± 0.12." in str(ShapesReport(samples))
+
+
+def test_two_samples_of_a_scene_tell_no_more_than_one():
+    once = [scored(correct=correct, scene=scene) for scene, correct in enumerate((1, 0, 1, 1))]
+    twice = [*once, *(replace(sample, language="zh") for sample in once)]
+    errors = [ShapesReport(samples).to_dict()["standard_error"]["generate"] for samples in (once, twice)]
+    assert errors[0] == pytest.approx(math.sqrt(0.75 * 0.25 / 4)) and errors[1] == pytest.approx(errors[0])
+    alone = [replace(sample, scene=None) for sample in twice]
+    assert ShapesReport(alone).to_dict()["standard_error"]["generate"] == pytest.approx(errors[0] / math.sqrt(2))
+
+
 def test_held_out_samples_are_apart():
     samples = [
         *(scored(kind="position", correct=c) for c in (1, 0)),
@@ -200,6 +241,7 @@ def test_a_language_that_is_not_known_is_seen():
     for task in TASKS:
         assert report["languages"][task]["en"]["score"] == 1.0 and report["languages"][task]["zh"]["score"] == 0.0
         assert report["overall"][task] == pytest.approx(0.5, abs=0.02)
+        assert report["language_difference"][task] == {"difference": -1.0, "standard_error": 0.0}
         assert all(kind["en"] == 1.0 and kind["zh"] == 0.0 for kind in report["kinds"][task].values())
 
 
@@ -230,7 +272,8 @@ def test_each_picture_has_its_own_seed_whatever_the_batch():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "`samples` must be at least 1, but got 0"),
+        ({"samples": 17}, "`samples` must be at least 18, one for each of the 9 kinds of 'edit' .*, but got 17"),
+        ({"samples": 11, "tasks": ["generate"]}, "`samples` must be at least 12, .* kinds of 'generate'"),
         ({"held_out": -1}, "`held_out` must be at least 0, but got -1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
         ({"tasks": ["draw"]}, r"`tasks` must be some of 'understand', 'generate', 'edit', but got \['draw'\]"),
@@ -271,14 +314,14 @@ def test_a_model_from_end_to_end(untrained_model, tmp_path):
     model, processor = untrained_model
     model.train()
     report = evaluate_shapes(
-        model, processor, samples=4, held_out=2, seed=3, batch_size=3, show_progress=False, guidance_scale=1
+        model, processor, samples=18, held_out=2, seed=3, batch_size=9, show_progress=False, guidance_scale=1
     )
     assert model.training, "the mode is left as it was"
     model.eval()
     values = report.to_dict()
     assert all(value < 0.5 for value in values["overall"].values())
     assert Counter((s.task, s.part) for s in report.scored) == {
-        **{(task, "seen"): 4 for task in TASKS},
+        **{(task, "seen"): 18 for task in TASKS},
         **{(task, "held_out"): 2 for task in TASKS},
         ("generate", "seen_placed"): 2,
     }
@@ -286,6 +329,7 @@ def test_a_model_from_end_to_end(untrained_model, tmp_path):
     assert values["scorer"]["rendered"]["exact"] == 1.0 and values["scorer"]["tokenized"]["exact"] == 0.0
     assert values["settings"]["seed"] == 3 and values["settings"]["generation"]["guidance_scale"] == 1
     assert values["settings"]["generation"]["top_k"] == 1000
+    assert values["settings"]["versions"]["transformers-wallaroo"] == transformers_wallaroo.__version__
     report.save(tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == values
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
@@ -303,9 +347,11 @@ def test_a_batch_gives_what_its_parts_give(untrained_model, task):
         return
     for sample, one, other in zip(samples, together, apart, strict=True):
         assert one.size == sample["image"].size
-        assert np.array_equal(np.asarray(one), np.asarray(other))
+        # The same codes; pictures that are decoded together may be rounded to the neighbouring byte here and there.
+        assert np.abs(np.asarray(one).astype(int) - np.asarray(other)).max() <= 1
     assert any(
-        not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(together, respond(samples, 40), strict=True)
+        np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() > 9
+        for a, b in zip(together, respond(samples, 40), strict=True)
     ), "another seed draws other pictures"
 
 

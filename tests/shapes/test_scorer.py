@@ -40,13 +40,13 @@ SCENE = Scene(
 
 def jpeg(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=85, subsampling=0)
+    image.save(file, "JPEG", quality=90, subsampling=0)
     return Image.open(file)
 
 
 def resampled(image: Image.Image) -> Image.Image:
-    small = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.BICUBIC)
-    return small.resize(image.size, Image.Resampling.BICUBIC)
+    large = image.resize((image.width * 3 // 2, image.height * 3 // 2), Image.Resampling.BICUBIC)
+    return large.resize(image.size, Image.Resampling.BICUBIC)
 
 
 def noisy(image: Image.Image) -> Image.Image:
@@ -138,11 +138,13 @@ def test_half_a_thing_is_odd(shape, background, style):
     """What is half faded away is neither there nor gone."""
     scene = Scene(2, 2, background, (Thing("square", "blue", 0, 0),), style)
     for color in COLORS:
-        thing, bare = (cell_pixels(*kind).astype(float) for kind in ((shape, color, background, style), BARE[background]))
+        thing, bare = (
+            cell_pixels(*kind).astype(float) for kind in ((shape, color, background, style), BARE[background])
+        )
         reading = read_scene(with_cell(scene, 1, 1, 0.5 * thing + 0.5 * bare))
         assert reading.odd == ((1, 1),) and not reading.shows(scene), color
         # Nearly whole, or nearly gone, is noise.
-        for share, others in ((0.9, (Thing(shape, color, 1, 1),)), (0.05, ())):
+        for share, others in ((0.95, (Thing(shape, color, 1, 1),)), (0.05, ())):
             faded = read_scene(with_cell(scene, 1, 1, share * thing + (1 - share) * bare))
             assert faded.shows(scene.with_things([*scene.things, *others])), (color, share)
 

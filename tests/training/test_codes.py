@@ -2,8 +2,10 @@
 """Cached codes: training from them is training from pixels, and making them survives whatever stops it."""
 
 import copy
+import dataclasses
 import json
 import pickle
+import shutil
 
 import datasets
 import numpy as np
@@ -11,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_wallaroo import WallarooVQModel
+from transformers_wallaroo import WallarooForConditionalGeneration, WallarooVQModel
 from transformers_wallaroo.modeling_wallaroo_vq import ENCODE_CHUNK
 from transformers_wallaroo.shapes import ShapesDataset
 from transformers_wallaroo.training.codes import EncodedDataset, tokenizer_hash
 from transformers_wallaroo.training.encoding import encode_dataset, encode_recipe, load_tokenizer
 from transformers_wallaroo.training.mixture import MixtureDataset
-from transformers_wallaroo.training.run import mixture
-from transformers_wallaroo.training.stages import StageConfig
+from transformers_wallaroo.training.run import build_trainer, mixture, run_stage
+from transformers_wallaroo.training.stages import StageConfig, load_model
 
 from small import collator_of
 
@@ -438,3 +440,53 @@ def test_only_the_tokenizer_of_a_checkpoint_is_loaded(small_folder, tmp_path, to
     other.save_pretrained(tmp_path / "vq")
     chosen = load_tokenizer(recipe(small_folder, vq_model=str(tmp_path / "vq")))
     assert tokenizer_hash(chosen) == tokenizer_hash(other) != tokenizer_hash(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def bf16_folder(small_folder, tmp_path_factory):
+    """A checkpoint in bfloat16, whose tokenizer holds what no bfloat16 can, as conversion writes it."""
+    folder = tmp_path_factory.mktemp("bf16")
+    shutil.copytree(small_folder, folder, dirs_exist_ok=True)
+    model = WallarooForConditionalGeneration.from_pretrained(small_folder, dtype=torch.bfloat16)
+    assert model.model.vq_model.dtype == torch.float32
+    model.config.vq_config.dtype = torch.bfloat16
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_codes_of_a_checkpoint_in_bfloat16_are_those_of_its_model(bf16_folder, tmp_path, tokenizer):
+    """The tokenizer computes in float32 in either; also one from a folder of its own."""
+    pixels = {"generate": {"shapes": {"bucket": [32, 64]}}, "edit": {"shapes": {"bucket": [32, 64]}}}
+    config = recipe(
+        bf16_folder,
+        output=str(tmp_path / "run"),
+        tasks={"generate": 1, "edit": 1},
+        data=pixels,
+        steps=1,
+        gradient_accumulation=1,
+        bf16=False,
+    )
+    loaded = load_tokenizer(config)
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+    assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
+    data = encode_recipe(config, tmp_path / "codes", show_progress=False)
+    assert run_stage(dataclasses.replace(config, data=data)).is_dir()
+    copy.deepcopy(tokenizer).to(torch.bfloat16).save_pretrained(tmp_path / "vq")
+    other = dataclasses.replace(config, vq_model=str(tmp_path / "vq"))
+    assert load_tokenizer(other).dtype == load_model(other).model.vq_model.dtype == torch.float32
+    assert tokenizer_hash(load_tokenizer(other)) == tokenizer_hash(load_model(other).model.vq_model)
+
+
+def test_codes_to_evaluate_with_must_be_the_models_own_too(encode, small_folder, tmp_path, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.encoder.conv_in.bias.data += 1
+    encode(ShapesDataset("generate", 4, 4), vq_model=other)
+    config = recipe(
+        small_folder,
+        output=str(tmp_path / "run"),
+        evaluation={"generate": {"encoded": {"path": str(tmp_path / "codes")}}, "samples": 4},
+        eval_steps=1,
+        bf16=False,
+    )
+    with pytest.raises(ValueError, match=r"The codes for 'generate' were made by another VQ tokenizer"):
+        build_trainer(config)

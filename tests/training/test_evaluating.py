@@ -3,6 +3,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 from PIL import Image
 from transformers import TrainerCallback
 
+from transformers_wallaroo.training import trainer as trainer_module
 from transformers_wallaroo.training.preview import MARGIN, contact_sheet, draw_preview, make_images
+from transformers_wallaroo.training.trainer import WallarooTrainer
 
 from small import collator_of, in_processes, losses_of, samples_of, trainer_of
 
@@ -108,6 +111,58 @@ def test_evaluation_leaves_training_as_it_is(small_model, small_processor, tmp_p
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == [
         f"step-000000{step}.png" for step in (1, 2, 3)
     ]
+
+
+def test_tokens_a_second_are_of_training_alone(small_model, small_processor, tmp_path, monkeypatch):
+    """A step takes one second on this clock, everything else a thousand."""
+    now = [0.0]
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def takes(name, seconds):
+        whole = getattr(WallarooTrainer, name)
+
+        def slow(self, *args, **kwargs):
+            now[0] += seconds
+            return whole(self, *args, **kwargs)
+
+        monkeypatch.setattr(WallarooTrainer, name, slow)
+
+    takes("training_step", 1)
+    for name in ("evaluation_loop", "_preview", "_save_rng_state"):
+        takes(name, 1000)
+    samples = samples_of("generate", "generate", "generate", bucket=(32, 64))
+    trainer = trainer_of(
+        small_model,
+        small_processor,
+        samples,
+        tmp_path,
+        eval_dataset=samples[:1],
+        preview_samples=samples[:1],
+        per_device_train_batch_size=1,
+        max_steps=3,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    trainer.train()
+    assert now[0] == 3 + 3 * 3000
+    tokens = [collator_of(small_processor)([sample])["input_ids"].numel() for sample in samples]
+    assert [log["tokens_per_second"] for log in trainer.state.log_history if "tokens_per_second" in log] == tokens
+
+
+def test_previews_are_drawn_in_the_precision_of_training(small_model, small_processor, tmp_path, monkeypatch):
+    drawn_in = []
+
+    def draw(*_arguments, **_options):
+        drawn_in.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return Image.new("RGB", (9, 9))
+
+    monkeypatch.setattr(trainer_module, "draw_preview", draw)
+    for bf16 in (True, False):
+        trainer = trainer_of(small_model, small_processor, SAMPLES, tmp_path, preview_samples=SAMPLES[1:2], bf16=bf16)
+        trainer._preview()
+    assert drawn_in == [torch.bfloat16, False]
 
 
 class Tracker(TrainerCallback):

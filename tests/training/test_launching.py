@@ -19,20 +19,26 @@ from transformers_wallaroo.training.stages import StageConfig
 from small import PARTS_4, losses_of
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "accelerate"
-# Three samples a batch of a process; sorted by task, so that in each step the processes have different tasks.
+# Three samples a batch of a process; sorted by task, so that in each step the processes have different tasks. In an
+# evaluation they have one sample each: of two processes, one has pictures to see and the other has none.
 RECIPE = {
     "stage": "4",
     "train": PARTS_4,
     "tasks": {"understand": 1, "generate": 1, "edit": 1},
     "data": {task: {"shapes": {"bucket": [32, 64]}} for task in ("understand", "generate", "edit")},
-    "evaluation": {"understand": {"shapes": {"bucket": [32, 64]}}, "edit": {"shapes": {}}, "samples": 5},
+    "evaluation": {
+        "understand": {"shapes": {"bucket": [32, 64]}},
+        "generate": {"shapes": {}},
+        "edit": {"shapes": {}},
+        "samples": 5,
+    },
     "eval_steps": 3,
     "global_batch": 12,
     "steps": 3,
     "learning_rate": 0.05,
     "bf16": False,
     "logging_steps": 1,
-    "trainer": {"optim": "sgd", "use_cpu": True},
+    "trainer": {"optim": "sgd", "use_cpu": True, "per_device_eval_batch_size": 1},
 }
 
 # accelerate shards only where it is not told to use the CPU; see `launched_on_cpu.py`.

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoProcessor
 
 from transformers_wallaroo.training import lora
 from transformers_wallaroo.training.lora import load_with_lora, lora_config, quantization
-from transformers_wallaroo.training.preview import make_images
-from transformers_wallaroo.training.run import run_stage
+from transformers_wallaroo.training.preview import draw_preview, make_images
+from transformers_wallaroo.training.run import build_trainer, run_stage
 from transformers_wallaroo.training.stages import StageConfig
 
 from small import PARTS_4, TASKS, collator_of, samples_of
@@ -164,6 +164,35 @@ def test_parts_that_an_adapter_would_lose_are_refused(small_folder):
         ValueError, match="`lora` adapts the language model, but `train` does not name 'language_model'"
     ):
         config_of(small_folder, train=["generation_head"])
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "own"),
+    [("row_ends", False, True), ("source_positions", "2d", "1d"), ("shared_image_head", True, False)],
+)
+def test_settings_that_an_adapter_would_lose_are_refused(small_folder, name, other, own):
+    with pytest.raises(
+        ValueError, match=f"`lora` cannot go with `{name}` {other!r}, for it is {own!r} in .*checkpoint"
+    ):
+        load_with_lora(config_of(small_folder, **{name: other}))
+
+
+def test_stage_does_not_start_from_an_adapter(trained):
+    for changes in ({}, {"lora": None}):
+        config = config_of(trained / "final", **changes)
+        with pytest.raises(ValueError, match=r"`init` .* holds a LoRA adapter. Merge it .*merge_and_unload\(\)"):
+            build_trainer(config)
+    with pytest.raises(ValueError, match="holds a LoRA adapter"):
+        load_with_lora(config_of(trained / "final"))
+
+
+def test_previews_of_cached_codes(small_folder, small_processor):
+    """The VQ tokenizer that decodes them is found with peft around the model."""
+    [sample] = samples_of("generate", bucket=(32, 64))
+    cached = {**sample, "codes": np.arange(8).reshape(2, 4), "image": None}
+    model, _ = load_with_lora(config_of(small_folder))
+    sheets = [draw_preview(each, small_processor, [cached]) for each in (model, model.get_base_model())]
+    assert np.array_equal(*[np.asarray(sheet) for sheet in sheets])
 
 
 def test_quantization_without_its_library_is_refused(monkeypatch, small_folder):

@@ -122,6 +122,28 @@ def test_positions_outside_are_refused():
             dataset()[position]
 
 
+class Broken(list):
+    def __getitem__(self, index):
+        raise OSError("the disk is gone")
+
+
+def test_samples_and_errors_say_where_they_are_from(small_processor):
+    mixed = MixtureDataset(
+        {"generate": [{"task": "generate", "prompt": "x"}] * 3, "edit": Broken([1])}, {"generate": 1, "edit": 1}, 4
+    )
+    positions = {mixed.locate(position)[0]: position for position in range(4)}
+    sample = mixed[positions["generate"]]
+    index = mixed.locate(positions["generate"])[1]
+    assert sample["origin"] == f"generate[{index}]"
+    with pytest.raises(ValueError, match=r"Sample edit\[0\] cannot be read: OSError: the disk is gone"):
+        mixed[positions["edit"]]
+    with pytest.raises(ValueError, match=rf"^Sample 1 \(generate\[{index}\]\): the task 'generate' needs 'image'"):
+        collator_of(small_processor)([ShapesDataset("generate", 1, 1)[0], sample])
+    long = {**ShapesDataset("generate", 1, 1)[0], "origin": "generate[5]"}
+    with pytest.raises(ValueError, match=r"^Sample 0 \(generate\[5\]\): it has \d+ tokens, but the limit is 3"):
+        collator_of(small_processor, limits={"generate": 3})([long])
+
+
 # ---------------------------------------------------------------------- lengths
 
 
@@ -148,6 +170,16 @@ def test_tasks_go_together_where_no_lengths_are_known():
     assert [mixed[position]["task"] for position in order[:35]] == ["generate"] * 20 + ["understand"] * 5 + [
         "edit"
     ] * 10
+
+
+def test_questions_of_a_file_go_by_their_length(tmp_path):
+    texts = ["x" * 400, "短" * 20, "x" * 4]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": text}, ensure_ascii=False) for text in texts), encoding="utf-8")
+    read = JsonLinesDataset(path, "understand")
+    assert [read.length_of(index) for index in range(3)] == [(16 + size) // 4 for size in (400, 60, 4)]
+    mixed = MixtureDataset({"understand": read}, {"understand": 1}, 3, shuffle=False)
+    assert list(LengthGroupedSteps(mixed, 3)) == [2, 1, 0]
 
 
 def test_padding_of_a_data_set_is_nothing(small_processor):
@@ -196,6 +228,41 @@ def test_json_lines_with_pictures_beside_them(tmp_path, small_processor):
     [sample] = JsonLinesDataset(path, "understand")
     assert sample["images"] == [str(tmp_path / "a.png")]
     assert collator_of(small_processor)([sample])["image_grid_thw"].tolist() == [[1, 6, 8]]
+
+
+def test_json_lines_end_where_a_line_ends_alone(tmp_path):
+    """Not at what a text may hold, though Unicode has it as the end of a line."""
+    prompts = ["one\u2028two", "three\u2029", "\u0085four"]
+    lines = [json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in prompts]
+    path = tmp_path / "drawings.jsonl"
+    path.write_bytes("\r\n".join(lines).encode())
+    assert [sample["prompt"] for sample in JsonLinesDataset(path, "generate")] == prompts
+
+
+def test_pictures_in_messages_are_beside_the_file_too(tmp_path, small_processor):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    base64 = "iVBORw0KGgo" * 400  # too long for a path
+    for name in ("image", "path", "url"):
+        parts = [{"type": "image", name: "a.png"}, {"type": "text", "text": "a.png"}]
+        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "."}]
+        path = tmp_path / "chats.jsonl"
+        path.write_text(json.dumps({"messages": messages, "image": [base64]}), encoding="utf-8")
+        read = JsonLinesDataset(path, "understand")
+        [sample] = read
+        assert sample["messages"][0]["content"] == [{**parts[0], name: str(tmp_path / "a.png")}, parts[1]]
+        assert sample["image"] == [base64]
+        assert read.samples[0]["messages"] == messages
+        del sample["image"]
+        assert collator_of(small_processor)([sample])["image_grid_thw"].tolist() == [[1, 6, 8]]
+
+
+def test_texts_that_are_not_in_utf_8_are_named(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "cat.png")
+    (tmp_path / "cat.txt").write_bytes("Kätzchen".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"cat.txt must be text in UTF-8, but is not .*Save it in UTF-8"):
+        FolderDataset(tmp_path)[0]
+    with pytest.raises(ValueError, match=r"cat.txt must be text in UTF-8"):
+        JsonLinesDataset(tmp_path / "cat.txt", "edit")
 
 
 @pytest.mark.parametrize(

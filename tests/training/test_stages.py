@@ -2,7 +2,7 @@
 """Stages as data: what a recipe may say, what a stage trains, and what it makes of the checkpoint before it."""
 
 import copy
-import json
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,13 @@ from test_remote_code import run_without_the_package
 from transformers_wallaroo import WallarooForConditionalGeneration
 from transformers_wallaroo.image_grid_wallaroo import BUCKETS_512
 from transformers_wallaroo.training import run
-from transformers_wallaroo.training.run import build_trainer, last_whole_checkpoint, run_stage, training_arguments
+from transformers_wallaroo.training.run import build_trainer, run_stage, training_arguments
 from transformers_wallaroo.training.stages import (
     TRAINABLE,
     StageConfig,
     freeze,
     load_model,
+    load_processor,
     prepare_processor,
     with_vq_model,
 )
@@ -121,6 +122,10 @@ def test_unknown_keys_name_the_near_one():
         ({"evaluation": {"edit": SHAPES["edit"]}}, "`evaluation` and `eval_steps` go together"),
         ({"eval_steps": 5}, "`evaluation` and `eval_steps` go together"),
         ({"previews": 4}, "`previews` are drawn of the samples of `evaluation`, which is empty"),
+        (
+            {"previews": 4, "evaluation": {"understand": {}}, "eval_steps": 1, "tasks": {"understand": 1}},
+            "`previews` are pictures that the model makes, but `evaluation` has 'understand' alone",
+        ),
         ({"size": 64, "buckets": "released"}, "Give `size` for squares, or `buckets`, not both"),
         ({"buckets": "release"}, "`buckets` must be of 'checkpoint', 'released', but got 'release'. Did you mean"),
         ({"buckets": [[1.0, 64]]}, r"`buckets` must be a list of \[ratio, height, width\], but got \[\[1.0, 64\]\]"),
@@ -327,6 +332,14 @@ def test_stages_after_the_first_need_the_parts_of_generation(small_folder, tmp_p
         assert load_model(config_of(init=str(folder), stage=early)).generation_head.fc1.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("init", ["runs/tiny/3/final", "/nowhere", "./nowhere", "../nowhere", "~/nowhere"])
+def test_stage_before_must_be_trained_first(init):
+    complaint = f"`init` must be a checkpoint, but there is no folder '{init}'. If it .* train that stage first"
+    for function in (load_model, load_processor):
+        with pytest.raises(ValueError, match=complaint):
+            function(config_of(init=init))
+
+
 def test_checkpoint_with_holes_is_refused(small_folder, tmp_path):
     folder = without(small_folder, tmp_path / "broken", "vq_model")
     with pytest.raises(ValueError, match=r"broken does not hold what its config says: missing \['model.vq_model"):
@@ -459,10 +472,15 @@ def test_checkpoint_loads_without_the_package(finished, tmp_path):
     assert str(model.generate(**inputs, seed=3).tolist()) in printed
 
 
-def test_stage_that_is_done_is_not_done_again(finished, monkeypatch):
+def test_stage_that_is_done_is_not_done_again(finished, monkeypatch, caplog):
+    """And one is told how to do it again, and whether it would be another."""
     config, final = finished
     monkeypatch.setattr(run, "build_trainer", lambda _config: pytest.fail("it is trained again"))
     assert run_stage(config) == final
+    advice = "To train it anew, give `--no-resume` (`resume=False`) or another `output`."
+    assert f"final is there already: this stage is done. {advice}" in caplog.text
+    assert run_stage(dataclasses.replace(config, seed=5, save_steps=7)) == final
+    assert f"this stage is done. It was trained otherwise: `seed` was 0 and is 5. {advice}" in caplog.text
 
 
 def test_next_stage_starts_from_it(finished, tmp_path):
@@ -472,19 +490,6 @@ def test_next_stage_starts_from_it(finished, tmp_path):
     assert trainer.processing_class.image_processor.bucket_of(9, 90) == (64, 64)
     loaded = AutoModel.from_pretrained(final).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in trainer.model.state_dict().items())
-
-
-def test_only_whole_checkpoints_are_gone_on_from(tmp_path, caplog):
-    assert last_whole_checkpoint(tmp_path / "nowhere") is None
-    for step, state in ((2, {"global_step": 2}), (10, None), (12, "{")):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "model.safetensors").write_text("weights")
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state if isinstance(state, str) else json.dumps(state))
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert caplog.text.count("was not written to its end; it is removed") == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
 def test_previews_are_of_pictures_alone(small_folder, tmp_path):

@@ -221,6 +221,18 @@ def test_batch_without_samples_trains_on(small_model, small_processor, tmp_path,
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
+def test_batch_without_samples_moves_no_weight(small_model, small_processor, tmp_path):
+    """Neither by AdamW's momentum nor by decay: the run is as one that never had the batch."""
+    arguments = {"collator": collator_of(small_processor, limits={"generate": 3}, drop=True), **ADAM}
+    arguments["per_device_train_batch_size"] = 2
+    samples = [*QUESTIONS[:2], *samples_of("generate", "generate"), *QUESTIONS[4:]]
+    without = [*QUESTIONS[:2], *QUESTIONS[4:]]
+    expected = train(copy.deepcopy(small_model), small_processor, tmp_path, without, max_steps=2, **arguments)
+    _, log, weights = train(small_model, small_processor, tmp_path, samples, max_steps=3, **arguments)
+    assert [entry.get("dropped/too_long") for entry in log[:3]] == [None, 2, None]
+    assert all(torch.equal(weights[name], value) for name, value in expected[2].items())
+
+
 def test_other_mistakes_are_not_dropped(small_processor):
     sample = {**samples_of("generate")[0], "prompt": "a <|im_end|>"}
     with pytest.raises(ValueError, match="Sample 0: `prompt` holds the special token"):

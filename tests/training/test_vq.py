@@ -59,8 +59,22 @@ def test_the_recipe_of_wallaroo_tiny_loads_and_makes_one_code_a_cell():
 def test_an_unknown_key_names_the_nearest(tmp_path):
     path = tmp_path / "vq.yaml"
     path.write_text(yaml.safe_dump({"learning_rat": 1e-3}))
-    with pytest.raises(ValueError, match=r"no key `learning_rat`; did you mean `learning_rate`\?"):
+    with pytest.raises(ValueError, match=r"vq.yaml has the unknown key 'learning_rat'. Did you mean 'learning_rate'\?"):
         VQTrainingConfig.from_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"learning_rate": "1e-3"}, "the recipe: `learning_rate` must be float, but got '1e-3'.* Write 1.0e-3, with"),
+        ({"steps": 2.5}, "`steps` must be int, but got 2.5"),
+        ({"size": "256"}, r"`size` must be list\[int\], but got '256'"),
+        ({"vq_config": None}, r"`vq_config` must be dict\[str, Any\], but got None"),
+    ],
+)
+def test_values_of_another_type_are_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        tiny_config(**changes)
 
 
 def test_a_recipe_that_is_no_mapping_is_refused(tmp_path):
@@ -282,7 +296,11 @@ def test_training_stops_and_goes_on_as_if_nothing_had_happened(tmp_path):
     checkpoints.mkdir(parents=True)
     # What a run that was killed after its second step leaves.
     (tmp_path / "whole" / "checkpoints" / "checkpoint-2").rename(checkpoints / "checkpoint-2")
+    # And one that was killed while it wrote the next checkpoint.
+    (checkpoints / "checkpoint-3").mkdir()
+    (checkpoints / "checkpoint-3" / "model.safetensors").write_text("half")
     resumed = train_vq(config, output_dir=tmp_path / "cut")
+    assert not (checkpoints / "checkpoint-3").exists()
     history = json.loads((checkpoints / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history] == [1, 2, 3, 4]
     assert {"loss", "pixel_l2", "pixel_l1", "commitment", "codebook", "same_cell", "perplexity"} < set(history[0])
@@ -294,6 +312,14 @@ def test_training_stops_and_goes_on_as_if_nothing_had_happened(tmp_path):
             "log_history"
         ]
     )
+
+
+def test_training_starts_anew_without_the_old_checkpoints(tmp_path):
+    old = tmp_path / "checkpoints" / "checkpoint-9"
+    old.mkdir(parents=True)
+    (old / "trainer_state.json").write_text("{}")
+    train_vq(tiny_config(steps=1), output_dir=tmp_path, resume=False)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-1"]
 
 
 def test_a_trained_tokenizer_is_saved_whole_with_a_normalised_codebook(tmp_path):

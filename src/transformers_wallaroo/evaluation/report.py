@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class ScoredSample:
         bucket: its size, such as `"32x64"` (height x width in pixels).
         part: one of `PARTS`.
         correct: 0 or 1.
+        scene: the same number for samples that show one scene and differ in their language; `None` for no such thing.
         size_exact: 0 or 1; `None` for an answer.
         preserved: share of the things left alone that are still there; `None` where there are none.
         reasons: what is wrong with a picture.
@@ -41,6 +42,7 @@ class ScoredSample:
     bucket: str
     part: str
     correct: int
+    scene: int | None = None
     size_exact: int | None = None
     preserved: float | None = None
     reasons: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ class ShapesReport:
             "standard_error": {task: summary["standard_error"] for task, summary in summaries.items()},
             "kinds": {task: _kinds(samples) for task, samples in seen.items()},
             "languages": {task: _by(samples, _language, LANGUAGES) for task, samples in seen.items()},
+            "language_difference": {task: value for task in tasks if (value := language_difference(seen[task]))},
             "buckets": {task: _buckets(samples) for task, samples in seen.items()},
             "held_out": {task: self._held_out(task) for task in tasks if self._of(task, HELD_OUT)},
             "size_exact": mean([sample.size_exact for sample in pictures]),
@@ -110,18 +113,58 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 def summarize(samples: Sequence[ScoredSample]) -> dict[str, Any]:
-    """`score`: the mean of the kinds' means; `standard_error` of it, from the samples' spread; `samples`: how many."""
-    kinds: dict[str, list[int]] = defaultdict(list)
+    """`score`: the mean of the kinds' means; `standard_error` of it, from the spread of the scenes; `samples`: how
+    many."""
+    kinds: dict[str, list[ScoredSample]] = defaultdict(list)
     for sample in samples:
-        kinds[sample.kind].append(sample.correct)
-    means = [(sum(values) / len(values), len(values)) for values in kinds.values()]
-    score = mean([value for value, _ in means])
-    variance = sum(value * (1 - value) / count for value, count in means)
-    return {
-        "score": score,
-        "standard_error": math.sqrt(variance) / len(means) if means else None,
-        "samples": len(samples),
-    }
+        kinds[sample.kind].append(sample)
+    score, error = _mean_of_kinds(
+        [
+            ([float(sample.correct) for sample in own], [_scene(sample, place) for place, sample in enumerate(own)])
+            for own in kinds.values()
+        ]
+    )
+    return {"score": score, "standard_error": error, "samples": len(samples)}
+
+
+def language_difference(samples: Sequence[ScoredSample]) -> dict[str, Any] | None:
+    """`difference`: how much better the same scenes are done in Chinese than in English, -1..1, the mean of the kinds'
+    means; `standard_error` of it. `None` where no scene was asked about in both."""
+    scenes: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+    for sample in samples:
+        if sample.scene is not None:
+            scenes[sample.kind, sample.scene][sample.language] = sample.correct
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for (kind, _), correct in scenes.items():
+        if len(correct) == len(LANGUAGES):
+            kinds[kind].append(float(correct["zh"] - correct["en"]))
+    if not kinds:
+        return None
+    difference, error = _mean_of_kinds([(values, range(len(values))) for values in kinds.values()])
+    return {"difference": difference, "standard_error": error}
+
+
+def _scene(sample: ScoredSample, place: int) -> Hashable:
+    """What is right or wrong together: the samples of a scene."""
+    return ("alone", place) if sample.scene is None else sample.scene
+
+
+def _mean_of_kinds(
+    kinds: Sequence[tuple[Sequence[float], Sequence[Hashable]]],
+) -> tuple[float | None, float | None]:
+    """Mean of the kinds' means and its standard error; of each kind the values, and the group that each belongs to.
+    Groups are independent of each other, the values in one are not."""
+    if not kinds:
+        return None, None
+    means, variance = [], 0.0
+    for values, groups in kinds:
+        average = sum(values) / len(values)
+        off: dict[Hashable, float] = defaultdict(float)
+        for value, group in zip(values, groups, strict=True):
+            off[group] += value - average
+        means.append(average)
+        variance += sum(total**2 for total in off.values()) / len(values) ** 2
+    return sum(means) / len(means), math.sqrt(variance) / len(means)
 
 
 def _by(
@@ -158,4 +201,13 @@ def _reasons(samples: Sequence[ScoredSample]) -> dict[str, int]:
     return dict(Counter(reason for sample in samples for reason in sample.reasons).most_common())
 
 
-__all__ = ["HELD_OUT", "PARTS", "SEEN", "SEEN_PLACED", "ScoredSample", "ShapesReport", "summarize"]
+__all__ = [
+    "HELD_OUT",
+    "PARTS",
+    "SEEN",
+    "SEEN_PLACED",
+    "ScoredSample",
+    "ShapesReport",
+    "language_difference",
+    "summarize",
+]

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
+from transformers_wallaroo import __version__
+
 from ..generation_wallaroo import IMAGE_DEFAULTS
 from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_report
 from ..shapes.generation import HELD_OUT_KINDS
@@ -49,7 +51,8 @@ def evaluate_shapes(
 
     Args:
         tasks: of `"understand"`, `"generate"` and `"edit"`; by default all that the checkpoint is for.
-        samples: how many of each task; kinds, languages and sizes take turns. The scorer is tried on as many scenes.
+        samples: how many of each task, two for each kind at least; kinds and sizes take turns, and each scene is asked
+            about in both languages. The scorer is tried on as many scenes.
         held_out: how many of combinations that are never in training; half of `samples` by default.
         seed: of samples and pictures. Recipes train on small seeds; do not take one of theirs.
         show_progress: a progress bar; by default where stderr is a terminal.
@@ -93,7 +96,8 @@ def evaluate_shapes(
         "generation": {**IMAGE_DEFAULTS, **generate_options},
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "transformers-wallaroo")},
+            **{name: version(name) for name in ("torch", "transformers")},
+            "transformers-wallaroo": __version__,
         },
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -117,12 +121,11 @@ def evaluate_responses(
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> list[ScoredSample]:
     """Scores whatever `respond` makes of the samples, pictures of these `sizes`; see `evaluate_shapes`."""
+    check_samples(samples, tasks)
     held_out = samples // 2 if held_out is None else held_out
-    for name, value, least in (("samples", samples, 1), ("held_out", held_out, 0), ("batch_size", batch_size, 1)):
+    for name, value, least in (("held_out", held_out, 0), ("batch_size", batch_size, 1)):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, but got {value}.")
-    if not tasks or not set(tasks) <= set(TASKS):
-        raise ValueError(f"`tasks` must be some of {', '.join(map(repr, TASKS))}, but got {list(tasks)!r}.")
     counts = {SEEN: samples, HELD_OUT: held_out, SEEN_PLACED: held_out}
     jobs = [(t, part, counts[part]) for t in tasks for part in PARTS if part != SEEN_PLACED or t == "generate"]
     scored: list[ScoredSample] = []
@@ -141,8 +144,24 @@ def evaluate_responses(
     return scored
 
 
+def check_samples(samples: int, tasks: Sequence[str]) -> None:
+    """Raises a `ValueError` for unknown tasks, and for too few samples to score each kind in both languages."""
+    if not tasks or not set(tasks) <= set(TASKS):
+        raise ValueError(f"`tasks` must be some of {', '.join(map(repr, TASKS))}, but got {list(tasks)!r}.")
+    task = max(tasks, key=lambda task: len(KINDS[task]))
+    least = len(LANGUAGES) * len(KINDS[task])
+    if samples < least:
+        raise ValueError(
+            f"`samples` must be at least {least}, one for each of the {len(KINDS[task])} kinds of {task!r} in each "
+            f"language, but got {samples}: a score would leave kinds out."
+        )
+
+
 def tasks_of(processor: Any) -> tuple[str, ...]:
-    """Tasks that a checkpoint is for: editing comes after row ends."""
+    """Tasks that a checkpoint is for: editing comes after row ends.
+
+    A checkpoint of stage 3b has row ends and all parts, so that nothing in it says that its editing is not trained yet.
+    """
     return TASKS if processor.row_ends else tuple(task for task in TASKS if task != "edit")
 
 
@@ -157,16 +176,17 @@ def picture_sizes(processor: Any) -> tuple[tuple[int, int], ...]:
 def evaluation_samples(
     task: str, count: int, seed: int, *, part: str = SEEN, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> list[dict[str, Any]]:
-    """Samples of a part (see `report.py`), about equally many of each kind, language and size; those of one size stand
-    together, since a batch of one size is made faster."""
+    """Samples of a part (see `report.py`), about equally many of each kind and size; each scene twice, in English and
+    in Chinese. Those of one size stand together, since a batch of one size is made faster."""
     kinds = KINDS[task] if task != "generate" or part == SEEN else HELD_OUT_KINDS
     languages, samples = tuple(LANGUAGES), []
-    for index in range(count):
-        # Two languages and five sizes, or one, have no common divisor: counting through both comes to every pair.
+    for number in range(count):
+        index, spoken = divmod(number, len(languages))
+        # Counting on by one a round comes to every pair of kind and size.
         turn = index // len(kinds) + index % len(kinds)
         options: dict[str, Any] = {
             "kind": kinds[index % len(kinds)],
-            "language": languages[turn % len(languages)],
+            "language": languages[spoken],
             "bucket": sizes[turn % len(sizes)],
         }
         if part == SEEN_PLACED:
@@ -203,6 +223,7 @@ def _scored(sample: Sample, output: Any, part: str) -> ScoredSample:
         bucket=f"{height}x{width}",
         part=part,
         correct=result["correct"],
+        scene=sample["seed"],
         size_exact=result.get("size_exact"),
         preserved=result.get("preserved"),
         reasons=tuple(result.get("reasons", ())),
@@ -245,4 +266,4 @@ def through_tokenizer(model: Any, processor: Any) -> Callable[[Image.Image], Ima
     return transform
 
 
-__all__ = ["evaluate_responses", "evaluate_shapes", "evaluation_samples", "respond_with"]
+__all__ = ["check_samples", "evaluate_responses", "evaluate_shapes", "evaluation_samples", "respond_with"]

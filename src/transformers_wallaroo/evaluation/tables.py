@@ -87,6 +87,12 @@ def _sizes(report: Mapping[str, Any]) -> str:
 def _notes(report: Mapping[str, Any]) -> str:
     """What is no score of a task: sizes, preservation, the scorer, the settings."""
     lines = []
+    if report["language_difference"]:
+        parts = [
+            f"{TITLES[task].lower()} {value['difference']:+.2f} ± {value['standard_error']:.2f}"
+            for task, value in report["language_difference"].items()
+        ]
+        lines.append(f"Chinese less English, on the same scenes: {', '.join(parts)}.")
     if report["size_exact"] is not None:
         lines.append(f"Size exactly as asked: {number(report['size_exact'])} of all pictures.")
     if report["preserved"] is not None:

@@ -21,6 +21,10 @@ PLEASE_SHARE = 1 / 8
 # Share of things that are added next to another; the rest goes into corners.
 BESIDE_SHARE = 0.5
 
+# A kind for training alone: the source once more. It shows where in the source each cell of the target is, before there
+# is anything to change.
+COPY = "copy"
+
 Cell = tuple[int, int]
 
 
@@ -182,6 +186,10 @@ def _style(draw: Draw, scenes: tuple[Scene, ...], _: tuple[Cell, ...]) -> Step:
     return Step(draw.language.say(draw.wording, style), replace(scenes[-1], style=style))
 
 
+def _copy(draw: Draw, scenes: tuple[Scene, ...], _: tuple[Cell, ...]) -> Step:
+    return Step(draw.language.say(draw.wording, "copy"), scenes[-1])
+
+
 _CHANGES: dict[str, Change] = {
     "add": _add,
     "remove": _about("remove", _remove),
@@ -191,5 +199,6 @@ _CHANGES: dict[str, Change] = {
     "extract": _about("extract", _extract),
     "style": _style,
     "action": _about("action", _action),
+    COPY: _copy,
 }
 KINDS = ("add", "remove", "replace", "adjust", "background", "extract", "style", "compose", "action")

@@ -105,6 +105,7 @@ ENGLISH_PHRASES: Phrases = {
         "push {x} one step {step}",
         "move {x} {step} by one step",
     ),
+    "copy": ("draw the picture", "draw the image", "show the picture", "show the image"),
     # ---- understand
     "presence": (
         "is there {a} ?",
@@ -266,6 +267,7 @@ CHINESE_PHRASES: Phrases = {
         "把 {x} {step} 移 一格",
         "把 {x} {step} 推 一格",
     ),
+    "copy": ("画 图片", "请 画 图片", "画 图片 里 的 图形", "画 图中 的 图形"),
     # ---- understand
     "presence": (
         "图中 有 {name} 吗 ？",

@@ -30,7 +30,10 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width in BUCKETS)
 # Kinds that are made when they are asked for, and never scored.
-TRAINING_KINDS: dict[str, tuple[str, ...]] = {"understand": (understanding.CONVERSATION,)}
+TRAINING_KINDS: dict[str, tuple[str, ...]] = {
+    "understand": (understanding.CONVERSATION,),
+    "edit": (editing.COPY,),
+}
 MAX_ATTEMPTS = 10_000
 
 
@@ -91,17 +94,18 @@ def _check(task: str, kind: str | Sequence[str] | None, held_out: bool | None, b
     for entry in (kind,) if kind is None or isinstance(kind, str) else kind:
         if entry is not None and entry not in known:
             raise ValueError(f"`kind` of {task!r} must be one of {', '.join(map(repr, known))}, but got {entry!r}.")
+        if held_out is True and entry in TRAINING_KINDS.get(task, ()):
+            raise ValueError(f"`kind` {entry!r} is for training alone, so that it does not go with `held_out=True`.")
         if task == "generate" and held_out is True and entry not in (None, *generation.HELD_OUT_KINDS):
             raise ValueError(
                 f"`kind` must be one of {', '.join(map(repr, generation.HELD_OUT_KINDS))} with `held_out=True`, but "
                 f"got {entry!r}, whose prompts do not name shape, colour and place together."
             )
-    if bucket is not None and (
-        len(bucket) != 2 or any(side % CELL for side in bucket) or bucket[0] * bucket[1] < MAX_THINGS * CELL**2
-    ):
+    # In a single row or column nothing is at the top left, say; two of each hold `MAX_THINGS` as well.
+    if bucket is not None and (len(bucket) != 2 or any(side % CELL or side < 2 * CELL for side in bucket)):
         raise ValueError(
-            f"`bucket` must be (height, width) in pixels, multiples of {CELL} with room for {MAX_THINGS} things, such "
-            f"as one of {SIZES}, but got {bucket!r}."
+            f"`bucket` must be (height, width) in pixels, multiples of {CELL} from {2 * CELL} on so that there are "
+            f"two rows and two columns of cells at least, such as one of {SIZES}, but got {bucket!r}."
         )
 
 

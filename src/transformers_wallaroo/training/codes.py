@@ -29,11 +29,11 @@ from torch.utils.data import Dataset
 
 from ..image_grid_wallaroo import ImageTask, get_task
 from ..modeling_wallaroo_vq import WallarooVQModel
+from .sources import BYTES_A_TOKEN
 
 ENCODING = "encoding.json"
 # Settings of a tokenizer that the shapes of its weights do not tell, and that its codes depend on.
 ENCODER_SETTINGS = ("norm_num_groups", "cell_wise")
-BYTES_A_TOKEN = 4  # of a prompt in UTF-8, about, in English as in Chinese
 
 
 def tokenizer_hash(vq_model: WallarooVQModel) -> str:

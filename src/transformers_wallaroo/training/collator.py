@@ -32,9 +32,9 @@ class WallarooDataCollator:
 
     A sample is a dict: `{"task": "generate", "prompt", "image"}`, `{"task": "edit", "prompt", "source_image",
     "image"}` or `{"task": "understand", "messages" (or "conversations"), "images"}`, optionally with `template`,
-    `height` and `width` in pixels, `source_mask` (bool a source cell, raster order) and `seed`. A sample of a cached
-    data set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`, in place of `image`, and
-    `source_latents` and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
+    `height` and `width` in pixels, `source_mask` (bool a source cell, raster order), `seed`, and `origin`, by which
+    errors name it. A sample of a cached data set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`,
+    in place of `image`, and `source_latents` and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
 
     Args:
         processor (`WallarooProcessor`): tokens, templates and sizes.
@@ -139,7 +139,9 @@ class WallarooDataCollator:
             self.generator.manual_seed(worker.seed)
 
     def encode(self, sample: Mapping[str, Any], index: int = 0) -> EncodedSample:
-        """One sample as tokens; errors name the sample's place in the batch."""
+        """One sample as tokens; errors name the sample's place in the batch, and its `origin`."""
+        origin = sample.get("origin") if isinstance(sample, Mapping) else None
+        place = f"Sample {index}" if origin is None else f"Sample {index} ({origin})"
         try:
             if not isinstance(sample, Mapping) or "task" not in sample:
                 raise ValueError(f"it must be a dict with a 'task', but is {sample!r}.")
@@ -154,11 +156,11 @@ class WallarooDataCollator:
                     f"({'`limits`' if task.name in self.limits else '`processor.max_length`'})."
                 )
         except TooLongError as error:
-            raise DroppedSample("too_long", f"Sample {index}: {error}") from error
+            raise DroppedSample("too_long", f"{place}: {error}") from error
         except DroppedSample as error:
-            raise DroppedSample(error.reason, f"Sample {index}: {error}") from error
+            raise DroppedSample(error.reason, f"{place}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"Sample {index}: {error}") from error
+            raise ValueError(f"{place}: {error}") from error
         return encoded
 
     def _nothing(self) -> EncodedSample:

@@ -25,7 +25,7 @@ from ..processing_wallaroo import WallarooProcessor
 from .codes import ENCODING, black_path, shards_of, tokenizer_hash
 from .encoding_samples import LeftOutSample, PreparedSample, SamplesToEncode
 from .sources import open_source
-from .stages import StageConfig, prepare_processor
+from .stages import StageConfig, load_processor
 
 logger = logging.get_logger(__name__)
 
@@ -66,7 +66,7 @@ def encode_recipe(
         raise ValueError(f"`config` has no images to encode: the tasks of its `data` are {sorted(config.data)}.")
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    processor = prepare_processor(WallarooProcessor.from_pretrained(config.init), config)
+    processor = load_processor(config)
     vq_model = load_tokenizer(config).to(device)
     data = dict(config.data)
     for task in wanted:
@@ -92,13 +92,17 @@ def encode_recipe(
 def load_tokenizer(config: StageConfig) -> WallarooVQModel:
     """The VQ tokenizer that a recipe trains with: its `vq_model`, or that of the checkpoint it starts from.
 
-    Of a checkpoint nothing else is loaded.
+    Of a checkpoint nothing else is loaded. The tokenizer computes in float32 whatever the checkpoint is in, as the
+    model's own does: in bfloat16 its codes would be others.
     """
     if config.vq_model is not None:
-        return WallarooVQModel.from_pretrained(config.vq_model).eval()
-    vq_config = WallarooConfig.from_pretrained(config.init).vq_config
+        return WallarooVQModel.from_pretrained(config.vq_model, dtype=torch.float32).eval()
     vq_model, info = _PartOfCheckpoint.from_pretrained(
-        config.init, config=vq_config, key_mapping={r"^model\.vq_model\.": ""}, output_loading_info=True
+        config.init,
+        config=WallarooConfig.from_pretrained(config.init).vq_config,
+        dtype=torch.float32,
+        key_mapping={r"^model\.vq_model\.": ""},
+        output_loading_info=True,
     )
     if info["missing_keys"]:
         raise ValueError(f"{config.init} holds no whole VQ tokenizer: it lacks {sorted(info['missing_keys'])[:5]}.")
@@ -138,7 +142,7 @@ def encode_dataset(
     Args:
         dataset: samples of `generate`, or samples of `edit`, by index, as `WallarooDataCollator` takes them.
         vq_model: tokenizer; it computes where it is.
-        processor: the sizes in which images are made; that of the recipe, see `prepare_processor`.
+        processor: the sizes in which images are made; that of the recipe, see `load_processor`.
         output: folder.
         batch_size: samples of one size that are collected before they go to the device.
         shard_size: samples a file; a process holds one shard in memory.

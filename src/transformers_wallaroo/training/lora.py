@@ -11,7 +11,17 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from transformers import BitsAndBytesConfig, set_seed
 from transformers.utils import is_bitsandbytes_available, logging
 
-from .stages import EDITING_FROM_GENERATION, GENERATION_PARTS, TRAINABLE, StageConfig, freeze, load_parts, size_of
+from ..configuration_wallaroo import WallarooConfig
+from .stages import (
+    EDITING_FROM_GENERATION,
+    GENERATION_PARTS,
+    TRAINABLE,
+    StageConfig,
+    check_init,
+    freeze,
+    load_parts,
+    size_of,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +48,8 @@ def load_with_lora(config: StageConfig, **load_options: Any) -> tuple[PeftModel,
     quantize = options.pop("quantize", None)
     if config.vq_model is not None:
         raise ValueError("`lora` cannot go with `vq_model`: an adapter does not hold another VQ tokenizer.")
+    check_init(config.init)
+    _check_settings(config, WallarooConfig.from_pretrained(config.init))
     whole = [part for part in config.train if part != "language_model"]
     adapter = lora_config(options, whole)
     if quantize is not None:
@@ -58,6 +70,17 @@ def load_with_lora(config: StageConfig, **load_options: Any) -> tuple[PeftModel,
     set_seed(config.seed)
     tuned = get_peft_model(model, adapter)
     return tuned, trainable(tuned, config.train)
+
+
+def _check_settings(config: StageConfig, base: WallarooConfig) -> None:
+    """Raises where the recipe says another thing of the model than the checkpoint that its adapter will be put on."""
+    for name in ("row_ends", "source_positions", "shared_image_head"):
+        wanted, own = getattr(config, name), getattr(base, name)
+        if wanted is not None and wanted != own:
+            raise ValueError(
+                f"`lora` cannot go with `{name}` {wanted!r}, for it is {own!r} in {config.init}: an adapter does not "
+                f"hold the model's config. Set `{name}` to {own!r}, or start from a checkpoint that has it otherwise."
+            )
 
 
 def lora_config(options: dict[str, Any], whole: Sequence[str]) -> LoraConfig:

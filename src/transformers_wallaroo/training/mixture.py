@@ -12,7 +12,8 @@ class MixtureDataset(Dataset):
     """Samples of several sources in a fixed ratio.
 
     Position `p` is always the same sample: sources take turns in a fixed pattern, each goes through its samples in an
-    order shuffled anew every time it has been seen whole, and every sample gets a `seed` of its own for the collator.
+    order shuffled anew every time it has been seen whole, and every sample gets a `seed` of its own for the collator,
+    and its `origin`, such as `"generate[17]"`, for whoever must find it.
     A run that stopped goes on at any position, and however many processes or workers share the positions, together
     they see the same samples.
 
@@ -53,9 +54,12 @@ class MixtureDataset(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         name, index = self.locate(position)
-        sample = dict(self.sources[name][index])
-        sample["seed"] = mix(self.seed, position)
-        return sample
+        origin = f"{name}[{index}]"
+        try:
+            sample = dict(self.sources[name][index])
+        except Exception as error:
+            raise ValueError(f"Sample {origin} cannot be read: {type(error).__name__}: {error}") from error
+        return {**sample, "seed": mix(self.seed, position), "origin": origin}
 
     def locate(self, position: int) -> tuple[str, int]:
         """Source and index in it of the sample at `position`."""
@@ -103,7 +107,7 @@ class LengthGroupedSteps(Sampler):
     same samples as without, and `WallarooTrainer`'s loss does not depend on how they are split.
 
     Args:
-        lengths: about how long each sample is, by position: `dataset.length_of(position)`, in any unit.
+        dataset: a data set whose `length_of(position)` says about how long a sample is, in any unit.
         samples_a_step: samples of an optimizer step, on all processes.
     """
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..image_grid_wallaroo import ImageTask, get_task
 from ..image_processing_wallaroo import to_rgb
+from .stages import part_of
 
 MARGIN, TEXT_HEIGHT = 12, 34  # pixels
 
@@ -67,7 +68,8 @@ def _own_picture(sample: Mapping[str, Any], model: Any, processor: Any) -> Image
     if sample.get("image") is not None:
         return to_rgb(sample["image"])
     codes = torch.as_tensor(sample["codes"], device=model.device)
-    return processor.image_processor.postprocess(model.model.vq_model.decode(codes[None]))[0]
+    vq_model: Any = part_of(model, "vq_model")
+    return processor.image_processor.postprocess(vq_model.decode(codes[None]))[0]
 
 
 def draw_preview(model: Any, processor: Any, samples: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Image.Image:

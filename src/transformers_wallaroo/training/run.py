@@ -2,7 +2,6 @@
 """Runs one stage from its recipe: model, data, trainer, resumption and the final checkpoint."""
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..configuration_wallaroo import WallarooConfig
 from ..processing_wallaroo import WallarooProcessor
 from .collator import WallarooDataCollator
 from .mixture import MixtureDataset
+from .resuming import check_recipe, keep_recipe, last_whole_checkpoint, recipe_changes, remove_run
 from .sources import open_source
-from .stages import StageConfig, freeze, load_model, prepare_processor
+from .stages import StageConfig, freeze, load_model, load_processor, part_of
 from .trainer import WallarooTrainer, WallarooTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -50,7 +49,12 @@ ADJUSTABLE = (
 def run_stage(config: StageConfig, *, resume: bool = True) -> Path:
     """Trains a stage and writes its checkpoint to `output/final`, which `AutoModel` loads.
 
-    A run that was stopped, however, goes on from its last whole checkpoint; one that is done is not done again.
+    A run that was stopped, however, goes on from its last whole checkpoint; one that is done is not done again. The
+    recipe is kept in `output/recipe.yaml`, and a run goes on with no other.
+
+    Args:
+        config: the recipe.
+        resume: `False` removes the checkpoints and the final folder of an earlier run in `output`, and trains anew.
 
     Returns:
         The folder of the checkpoint.
@@ -58,12 +62,22 @@ def run_stage(config: StageConfig, *, resume: bool = True) -> Path:
     output = Path(config.output)
     final = output / FINAL
     if resume and any((final / name).is_file() for name in ("config.json", "adapter_config.json")):
-        logger.warning(f"{final} is there already: this stage is done.")
+        changes = "".join(f" It was trained otherwise: {change}." for change in recipe_changes(config, output))
+        logger.warning(
+            f"{final} is there already: this stage is done.{changes} To train it anew, give `--no-resume` "
+            "(`resume=False`) or another `output`."
+        )
         return final
+    if resume:
+        check_recipe(config, output)
     trainer = build_trainer(config)
-    # One process removes what is broken before the others look.
+    # One process removes what is broken or not wanted before the others look.
     with trainer.args.main_process_first(local=False):
-        checkpoint = last_whole_checkpoint(output) if resume else None
+        if trainer.args.process_index == 0 and not resume:
+            remove_run(output, [final, _partial(final)], init=config.init, vq_model=config.vq_model)
+        checkpoint = last_whole_checkpoint(output)
+        if trainer.args.process_index == 0:
+            keep_recipe(config, output)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -76,7 +90,7 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
     if not config.data:
         raise ValueError("`data` must say where the samples of each task come from, but is empty.")
     args = training_arguments(config)
-    processor = prepare_processor(WallarooProcessor.from_pretrained(config.init), config)
+    processor = load_processor(config)
     if config.lora is None:
         model = load_model(config, **load_options)
         counts = freeze(model, config.train)
@@ -95,13 +109,13 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
     samples_a_step = config.batch_size * args.gradient_accumulation_steps * args.world_size
     length = config.steps * samples_a_step
     train = mixture(config.data, config.tasks, length, config.seed)
-    for source in train.sources.values():
-        if hasattr(source, "check_tokenizer"):
-            source.check_tokenizer(part_of(model, "vq_model"))
     collator = build_collator(processor, config, model.config)
     evaluation = dict(config.evaluation)
     held_out = evaluation.pop("samples", 10 * config.batch_size)
     evaluate = mixture(evaluation, config.tasks, held_out, config.seed + 1, held_out=True) if evaluation else None
+    for source in [*train.sources.values(), *(evaluate.sources.values() if evaluate is not None else ())]:
+        if hasattr(source, "check_tokenizer"):
+            source.check_tokenizer(part_of(model, "vq_model"))
     return WallarooTrainer(
         model=model,
         args=args,
@@ -111,11 +125,6 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
         processing_class=processor,
         preview_samples=previews(evaluate, config.previews),
     )
-
-
-def part_of(model: Any, name: str) -> torch.nn.Module:
-    """The part of that name of a model, with or without peft around it."""
-    return next(module for path, module in model.named_modules() if path.split(".")[-1] == name)
 
 
 def training_arguments(config: StageConfig) -> WallarooTrainingArguments:
@@ -206,27 +215,9 @@ def previews(dataset: MixtureDataset | None, count: int) -> Sequence[dict[str, A
     return chosen
 
 
-def last_whole_checkpoint(output: Path) -> str | None:
-    """The last checkpoint of a run that was written to its end; what a kill left half-written is removed.
-
-    `Trainer` writes `trainer_state.json` last.
-    """
-    while output.is_dir():
-        checkpoint = get_last_checkpoint(str(output))
-        if checkpoint is None:
-            return None
-        try:
-            json.loads((Path(checkpoint) / "trainer_state.json").read_text(encoding="utf-8"))
-            return checkpoint
-        except (OSError, json.JSONDecodeError):
-            logger.warning(f"{checkpoint} was not written to its end; it is removed.")
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return None
-
-
 def save_final(trainer: WallarooTrainer, final: Path) -> None:
     """Model and processor in one folder, whole or not at all."""
-    partial = final.with_name(f"{final.name}.partial")
+    partial = _partial(final)
     if trainer.is_world_process_zero() and partial.exists():
         shutil.rmtree(partial)
     trainer.accelerator.wait_for_everyone()
@@ -240,4 +231,9 @@ def save_final(trainer: WallarooTrainer, final: Path) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-__all__ = ["build_trainer", "last_whole_checkpoint", "run_stage"]
+def _partial(final: Path) -> Path:
+    """Where the final folder is written."""
+    return final.with_name(f"{final.name}.partial")
+
+
+__all__ = ["build_trainer", "run_stage"]

@@ -2,13 +2,23 @@
 """Where the samples of a recipe come from: one small reader a layout, each a map-style data set."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..processing_wallaroo import PICTURE_KEYS
 from ..shapes import ShapesDataset
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+BYTES_A_TOKEN = 4  # of text in UTF-8, about, in English as in Chinese
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8, but is not ({error}). Save it in UTF-8.") from error
 
 
 class FolderDataset(Sequence[dict[str, Any]]):
@@ -18,9 +28,9 @@ class FolderDataset(Sequence[dict[str, Any]]):
         self.path = Path(path)
         if not self.path.is_dir():
             raise ValueError(f"`path` must be a folder of pictures, but there is none at {str(path)!r}.")
-        self.pictures = sorted(file for file in self.path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        self.pictures = sorted(file for file in self.path.rglob("*") if file.suffix.lower() in PICTURE_ENDINGS)
         if not self.pictures:
-            raise ValueError(f"`path` {str(path)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+            raise ValueError(f"`path` {str(path)!r} holds no pictures ({', '.join(PICTURE_ENDINGS)}).")
         without = [picture.name for picture in self.pictures if not picture.with_suffix(".txt").is_file()]
         if without:
             raise ValueError(
@@ -33,21 +43,24 @@ class FolderDataset(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         picture = self.pictures[index]
-        prompt = picture.with_suffix(".txt").read_text(encoding="utf-8").strip()
-        return {"task": "generate", "prompt": prompt, "image": picture}
+        return {"task": "generate", "prompt": _read(picture.with_suffix(".txt")).strip(), "image": picture}
 
 
 class JsonLinesDataset(Sequence[dict[str, Any]]):
-    """Samples as the collator takes them, one JSON object a line; pictures by paths relative to the file."""
+    """Samples as the collator takes them, one JSON object a line; pictures by paths relative to the file, also those
+    that parts of messages hold."""
 
     PICTURES = ("image", "source_image", "images")
+    CONVERSATIONS = ("messages", "conversations")
 
     def __init__(self, path: str | Path, task: str):
         self.path = Path(path)
         if not self.path.is_file():
             raise ValueError(f"`path` must be a file of JSON lines, but there is none at {str(path)!r}.")
         self.samples = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), start=1):
+        self._lengths = []
+        # Not `splitlines`: it also ends a line where JSON may have such a character within a text.
+        for number, line in enumerate(_read(self.path).split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -57,6 +70,7 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
             if not isinstance(sample, dict) or sample.setdefault("task", task) != task:
                 raise ValueError(f"{self.path}, line {number} must be a sample of {task!r}, but is {line[:80]!r}.")
             self.samples.append(sample)
+            self._lengths.append(len(line.encode()) // BYTES_A_TOKEN)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,15 +78,39 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         sample = dict(self.samples[index])
         for name in self.PICTURES:
-            if isinstance(sample.get(name), str):
-                sample[name] = self._resolve(sample[name])
-            elif isinstance(sample.get(name), list):
+            if isinstance(sample.get(name), list):
                 sample[name] = [self._resolve(entry) for entry in sample[name]]
+            elif name in sample:
+                sample[name] = self._resolve(sample[name])
+        for name in self.CONVERSATIONS:
+            if isinstance(sample.get(name), list):
+                sample[name] = [self._resolve_message(message) for message in sample[name]]
         return sample
 
-    def _resolve(self, picture: str) -> str:
+    def length_of(self, index: int) -> int:
+        """About how many tokens the text of a sample has."""
+        return self._lengths[index]
+
+    def _resolve(self, picture: Any) -> Any:
         """A path relative to the file, as it is; anything else (a URL, base64) stays."""
-        return str(self.path.parent / picture) if (self.path.parent / picture).is_file() else picture
+        if not isinstance(picture, str):
+            return picture
+        path = os.path.join(self.path.parent, picture)
+        # Unlike `Path.is_file`, this takes what is too long for a path, as base64 is.
+        return path if os.path.isfile(path) else picture
+
+    def _resolve_message(self, message: Any) -> Any:
+        if not isinstance(message, Mapping):
+            return message
+        return {
+            name: [self._resolve_part(part) for part in value] if isinstance(value, list) else value
+            for name, value in message.items()
+        }
+
+    def _resolve_part(self, part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        return {name: self._resolve(value) if name in PICTURE_KEYS else value for name, value in part.items()}
 
 
 def _shapes(task: str, length: int, seed: int, options: Mapping[str, Any]) -> ShapesDataset:

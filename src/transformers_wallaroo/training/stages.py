@@ -1,13 +1,11 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """The stages of training as data: `StageConfig`, read from YAML recipes, and what a stage does to a checkpoint."""
 
-import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +17,7 @@ from ..image_grid_wallaroo import BUCKETS_512, TASKS
 from ..modeling_wallaroo import WallarooForConditionalGeneration
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..processing_wallaroo import SIZE_INDICATORS, WallarooProcessor
-from .recipes import read_recipe
+from .recipes import check_keys, read_recipe
 
 logger = logging.get_logger(__name__)
 
@@ -163,10 +161,7 @@ class StageConfig:
             _one_of("buckets", self.buckets, ("checkpoint", "released"))
         elif any(not isinstance(bucket, list) or len(bucket) != 3 for bucket in self.buckets):
             raise ValueError(f"`buckets` must be a list of [ratio, height, width], but got {self.buckets!r}.")
-        if bool(self.evaluation) != bool(self.eval_steps):
-            raise ValueError("`evaluation` and `eval_steps` go together: what is evaluated, and after how many steps.")
-        if self.previews and not self.evaluation:
-            raise ValueError("`previews` are drawn of the samples of `evaluation`, which is empty.")
+        self._check_evaluation()
         if self.lora is not None and "language_model" not in self.train:
             raise ValueError("`lora` adapts the language model, but `train` does not name 'language_model'.")
 
@@ -184,6 +179,14 @@ class StageConfig:
                     raise ValueError(f"`{name}` must be {least} or more, but got {getattr(self, name)}.")
         if self.vision_pixels is not None and len(self.vision_pixels) != 2:
             raise ValueError(f"`vision_pixels` must be [fewest, most], but got {self.vision_pixels!r}.")
+
+    def _check_evaluation(self) -> None:
+        if bool(self.evaluation) != bool(self.eval_steps):
+            raise ValueError("`evaluation` and `eval_steps` go together: what is evaluated, and after how many steps.")
+        if self.previews and not self.evaluation:
+            raise ValueError("`previews` are drawn of the samples of `evaluation`, which is empty.")
+        if self.previews and not set(self.evaluation) - {"understand", "samples"}:
+            raise ValueError("`previews` are pictures that the model makes, but `evaluation` has 'understand' alone.")
 
     @property
     def batch_size(self) -> int:
@@ -221,60 +224,6 @@ class StageConfig:
         return cls(**values)
 
 
-def check_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Raises a `ValueError` for keys that the dataclass does not have, that it misses, or whose value is of another
-    type."""
-    fields = {entry.name: entry for entry in dataclasses.fields(cls)}
-    for key in values:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known keys: {', '.join(fields)}."
-            raise ValueError(f"{where} has the unknown key {key!r}.{hint}")
-    missing = [
-        name
-        for name, entry in fields.items()
-        if name not in values and entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(map(repr, missing))}.")
-    for key, hint in get_type_hints(cls).items():
-        if key in values and not _fits(values[key], hint):
-            advice = _number_hint(values[key], hint)
-            raise ValueError(f"{where}: `{key}` must be {_type_name(hint)}, but got {values[key]!r}.{advice}")
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a hint allows."""
-    options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-    return tuple(get_origin(option) or option for option in options if option is not Any)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = _kinds(hint)
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
-
-
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if hint in (str, int, float, bool) else str(hint).replace("typing.", "")
-
-
-def _number_hint(value: Any, hint: Any) -> str:
-    """YAML reads 1e-4 as text: it wants a dot."""
-    try:
-        number = float(value) if isinstance(value, str) and not isinstance("", _kinds(hint)) else None
-    except ValueError:
-        number = None
-    if number is None:
-        return ""
-    if float not in _kinds(hint):
-        return f" YAML reads it as text. Write {number:.0f}." if number.is_integer() else ""
-    digits, exponent = f"{number:e}".split("e")
-    digits = digits.rstrip("0")
-    return f" YAML reads it as text. Write {digits}{'0' * digits.endswith('.')}e{int(exponent):+d}, with a dot."
-
-
 def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
     if value not in options:
         near = difflib.get_close_matches(str(value), options, n=1)
@@ -283,6 +232,30 @@ def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
 
 
 # ---------------------------------------------------------------------- model and processor of a stage
+
+
+def check_init(init: str) -> None:
+    """Raises a `ValueError` where a stage cannot start from `init`: a path that is no folder, or a folder of an
+    adapter."""
+    path = Path(init)
+    # What looks like this is no name on the Hub, which would be told in words that do not help.
+    if (init.startswith(("/", ".", "~")) or init.count("/") > 1) and not path.is_dir():
+        raise ValueError(
+            f"`init` must be a checkpoint, but there is no folder {init!r}. If it is that of the stage before, train "
+            "that stage first."
+        )
+    if (path / "adapter_config.json").is_file():
+        raise ValueError(
+            f"`init` must be a whole checkpoint, but {init!r} holds a LoRA adapter. Merge it with the model that it "
+            "was trained on first: `PeftModel.from_pretrained(model, adapter).merge_and_unload()`; save that model and "
+            "the processor, and start from their folder."
+        )
+
+
+def load_processor(config: StageConfig) -> WallarooProcessor:
+    """The processor of the checkpoint that a stage starts from, with the sizes and marks of the stage."""
+    check_init(config.init)
+    return prepare_processor(WallarooProcessor.from_pretrained(config.init), config)
 
 
 def prepare_processor(processor: WallarooProcessor, config: StageConfig) -> WallarooProcessor:
@@ -317,6 +290,7 @@ def load_model(config: StageConfig, **load_options: Any) -> WallarooForCondition
 
 def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForConditionalGeneration, list[str]]:
     """As `load_model`, with the names of the parts that are not the checkpoint's own."""
+    check_init(config.init)
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
@@ -342,7 +316,8 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
     if created:
         logger.warning(f"{config.init} has no {', '.join(created)}; they start from random weights.")
     if config.vq_model is not None:
-        model = with_vq_model(model, WallarooVQModel.from_pretrained(config.vq_model), seed=config.seed)
+        vq_model = WallarooVQModel.from_pretrained(config.vq_model, dtype=torch.float32)
+        model = with_vq_model(model, vq_model, seed=config.seed)
     if config.editing_from_generation:
         parts = {**dict(model.named_children()), **dict(model.model.named_children())}
         for target, source in EDITING_FROM_GENERATION.items():
@@ -395,6 +370,11 @@ def freeze(model: nn.Module, train: Sequence[str]) -> dict[str, int]:
     return counts
 
 
+def part_of(model: Any, name: str) -> nn.Module:
+    """The part of that name of a model, with or without peft around it."""
+    return next(module for path, module in model.named_modules() if path.split(".")[-1] == name)
+
+
 def size_of(parameter: nn.Parameter) -> int:
     """Numbers in a parameter, on all processes together: one that DeepSpeed has sharded is empty by itself."""
     return getattr(parameter, "ds_numel", parameter.numel())
@@ -404,9 +384,12 @@ __all__ = [
     "STAGES",
     "TRAINABLE",
     "StageConfig",
+    "check_init",
     "freeze",
     "load_model",
     "load_parts",
+    "load_processor",
+    "part_of",
     "prepare_processor",
     "size_of",
     "with_vq_model",

@@ -6,7 +6,8 @@ import math
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -22,21 +23,12 @@ from ..modeling_wallaroo import LOSS_NAMES, loss_positions
 from .collator import DROP_REASONS
 from .mixture import LengthGroupedSteps, PaddedDataset
 from .preview import draw_preview, send_to_trackers
+from .stages import TRAINABLE
 
 logger = logging.get_logger(__name__)
 
-# The parts of the model whose gradient norms are logged one by one.
-PARTS = (
-    "visual",
-    "language_model",
-    "generation_adapter",
-    "editing_adapter",
-    "source_adapter",
-    "generation_head",
-    "editing_head",
-    "lm_head",
-)
-PART_PATTERN = re.compile(rf"(?:^|\.)({'|'.join(PARTS)})(?:\.|$)")
+# Finds the part whose gradient norm a parameter belongs to.
+PART_PATTERN = re.compile(rf"(?:^|\.)({'|'.join(TRAINABLE)})(?:\.|$)")
 
 
 @dataclass
@@ -226,7 +218,8 @@ class WallarooTrainer(Trainer):
     # ------------------------------------------------------------------ the step
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """Notes the norms by part; a step whose gradient is not finite, or far above the usual, is made to do nothing.
+        """Notes the norms by part; a step whose gradient is not finite, far above the usual, or zero (as of samples
+        that were all dropped) is made to do nothing.
 
         The norm is the same on all processes, and so is what is decided from it.
         """
@@ -241,8 +234,10 @@ class WallarooTrainer(Trainer):
                 self._sums[f"grad_norm/{part}"] = part_norm / clipped
         self._end_step(math.isfinite(value))
         reason = self.spike_guard.verdict(value)
-        if reason is not None:
+        if reason is not None or value == 0:
+            # Gradients of zero would still let the optimizer go on as before, and let weights decay.
             model.zero_grad(set_to_none=True)
+        if reason is not None:
             logger.warning(f"Step {self.state.global_step + 1} is skipped: {reason}.")
         return norm
 
@@ -277,6 +272,17 @@ class WallarooTrainer(Trainer):
         self._steps.clear()
         return logs
 
+    @contextmanager
+    def _not_training(self) -> Iterator[None]:
+        """Leaves the time that something takes out of that in which tokens are trained."""
+        begin = time.monotonic()
+        yield
+        self._since += time.monotonic() - begin
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self._not_training():
+            super()._save_checkpoint(*args, **kwargs)
+
     # ------------------------------------------------------------------ evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):  # noqa: ARG002
@@ -310,9 +316,10 @@ class WallarooTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Losses on the held-out set, and the contact sheet of `preview_samples`."""
-        metrics = super().evaluate(*args, **kwargs)
-        if self.preview_samples and self.is_world_process_zero():
-            self._preview()
+        with self._not_training():
+            metrics = super().evaluate(*args, **kwargs)
+            if self.preview_samples and self.is_world_process_zero():
+                self._preview()
         return metrics
 
     def _preview(self) -> None:
@@ -320,7 +327,8 @@ class WallarooTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             logger.warning_once("No previews are drawn while the weights are sharded over processes.")
             return
-        sheet = draw_preview(model, self.processing_class, self.preview_samples, seed=self.args.seed)
+        with self.accelerator.autocast():  # as in training: the weights may be of another precision
+            sheet = draw_preview(model, self.processing_class, self.preview_samples, seed=self.args.seed)
         path = Path(self.args.output_dir) / "previews" / f"step-{self.state.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
@@ -339,7 +347,7 @@ def _named_drops(counts: torch.Tensor, prefix: str) -> dict[str, float]:
 
 
 def part_norms(model: torch.nn.Module) -> dict[str, float]:
-    """Gradient norm of each of `PARTS` that has gradients; of all processes' shards where the weights are sharded."""
+    """Gradient norm of each part that has gradients; of all processes' shards where the weights are sharded."""
     squares: dict[str, torch.Tensor] = {}
     sharded = False
     for name, parameter in model.named_parameters():

@@ -15,11 +15,11 @@ from accelerate.utils import broadcast, reduce
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from ..configuration_wallaroo import WallarooVQConfig
 from ..modeling_wallaroo_vq import WallarooVQModel
+from .resuming import last_whole_checkpoint, remove_run
 from .vq_data import PictureFolder, ShapesPictures, VQCollator, VQTrainingConfig
 
 logger = logging.get_logger(__name__)
@@ -220,7 +220,8 @@ def train_vq(
         config (`VQTrainingConfig`): the recipe.
         output_dir (`str` or `os.PathLike`, *optional*): where the tokenizer and, in `checkpoints/`, the trainer's
             checkpoints go; `config.output_dir` if not given.
-        resume (`bool`): whether to go on from the last checkpoint there. The result is the same as without a stop.
+        resume (`bool`): whether to go on from the last whole checkpoint there; the result is the same as without a
+            stop. `False` removes the checkpoints of an earlier run.
 
     Returns:
         `WallarooVQModel`: trained, in evaluation mode, fp32, on the CPU.
@@ -238,7 +239,11 @@ def train_vq(
         data_collator=VQCollator(model.downsample_factor),
         train_dataset=dataset,
     )
-    last = get_last_checkpoint(str(checkpoints)) if resume else None
+    # One process removes what is broken or not wanted before the others look.
+    with trainer.args.main_process_first(local=False):
+        if trainer.is_world_process_zero() and not resume:
+            remove_run(checkpoints)
+        last = last_whole_checkpoint(checkpoints)
     if last is not None:
         logger.info("Goes on from %s.", last)
     trainer.train(resume_from_checkpoint=last)

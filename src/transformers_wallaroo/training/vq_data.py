@@ -1,11 +1,10 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """What the VQ tokenizer is trained on: recipe, pictures and batches."""
 
-import difflib
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..shapes.world import BUCKETS, CELL, HELD_OUT, MAX_THINGS, STYLES, Scene, random_scene, render
-
-PICTURE_ENDINGS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+from .recipes import check_keys
+from .sources import PICTURE_ENDINGS
 
 
 @dataclass
@@ -46,7 +45,7 @@ class VQTrainingConfig:
 
     vq_config: dict[str, Any] = field(default_factory=dict)
     data: str = "shapes"
-    size: Sequence[int] = (256, 256)
+    size: list[int] = field(default_factory=lambda: [256, 256])
     small_share: float = 0.0
     output_dir: str = "runs/vq"
     steps: int = 1000
@@ -74,15 +73,9 @@ class VQTrainingConfig:
     restart_distance: float = 0.0
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "VQTrainingConfig":
-        """Raises `ValueError` for a key that a recipe has not, naming the nearest one."""
-        known = [entry.name for entry in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
-                raise ValueError(
-                    f"A recipe of the VQ tokenizer has no key `{key}`; did you mean `{near}`? Keys: {', '.join(known)}."
-                )
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> "VQTrainingConfig":
+        """Checks names and types; an unknown key names the nearest known one."""
+        check_keys(cls, values, where)
         return cls(**values)
 
     @classmethod
@@ -91,7 +84,7 @@ class VQTrainingConfig:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if not isinstance(values, Mapping):
             raise ValueError(f"`path` must name a YAML file of `key: value` lines, but {path} holds {values!r}.")
-        return cls.from_dict(values)
+        return cls.from_dict(values, str(path))
 
 
 class ShapesPictures(Dataset):
