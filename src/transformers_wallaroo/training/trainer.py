@@ -237,7 +237,10 @@ class WallarooTrainer(Trainer):
         if reason is not None or value == 0:
             # Gradients of zero would still let the optimizer go on as before, and let weights decay.
             model.zero_grad(set_to_none=True)
-        if reason is not None:
+        if reason is not None and self.is_deepspeed_enabled:
+            # Its engine steps within the backward pass.
+            logger.warning(f"Step {self.state.global_step + 1} is not skipped, for DeepSpeed took it: {reason}.")
+        elif reason is not None:
             logger.warning(f"Step {self.state.global_step + 1} is skipped: {reason}.")
         return norm
 
