@@ -160,7 +160,7 @@ def test_imports_point_one_way():
 
 
 def test_folders_keep_to_their_table():
-    """CONTRIBUTING.md: the shapes world knows nothing, not even torch; training does not know evaluation or commands."""
+    """CONTRIBUTING.md: the shapes world knows nothing, not even torch; training knows no evaluation and no commands."""
 
     def imported(folder: str) -> set[str]:
         texts = [path.read_text(encoding="utf-8") for path in (SOURCE / folder).rglob("*.py")]

@@ -423,6 +423,7 @@ def test_processor_carries_the_sizes_and_marks_of_the_stage(small_processor, tmp
     assert listed.image_processor.bucket_of(100, 40) == (96, 48)
     kept = prepare_processor(copy.deepcopy(small_processor), config_of())
     assert kept.image_processor.buckets == small_processor.image_processor.buckets
+    assert (kept.row_ends, kept.size_indicators) == (False, "none"), "what a recipe does not say stays"
 
 
 # ---------------------------------------------------------------------- the checkpoint after it

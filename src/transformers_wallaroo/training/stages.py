@@ -70,7 +70,7 @@ class StageConfig:
         size: images are squares of this many pixels, or of the sizes of `buckets` where it is not given.
         buckets: (ratio, height, width) of the sizes; `"checkpoint"` keeps those of the checkpoint, `"released"` are
             those around 512.
-        row_ends, size_indicators: see `WallarooProcessor`.
+        row_ends, size_indicators: see `WallarooProcessor`; the checkpoint's own where they are not given.
         vision_pixels: fewest and most pixels that the vision tower sees.
         mask_ratio, unconditional_probability, pack_length: see `WallarooDataCollator`.
         vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
@@ -112,8 +112,8 @@ class StageConfig:
     max_ratio: float | None = None
     size: int | None = None
     buckets: str | list[list[float]] = "checkpoint"
-    row_ends: bool = True
-    size_indicators: str = "token"
+    row_ends: bool | None = None
+    size_indicators: str | None = None
     vision_pixels: list[int] | None = None
     mask_ratio: float = 0.6
     unconditional_probability: float = 0.1
@@ -138,7 +138,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         _one_of("stage", self.stage, STAGES)
-        _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
+        if self.size_indicators is not None:
+            _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
         if self.source_order is not None:
             _one_of("source_order", self.source_order, tuple(SOURCE_ORDERS))
         for name in self.train:
@@ -274,8 +275,9 @@ def prepare_processor(processor: WallarooProcessor, config: StageConfig) -> Wall
         for layout in processor.layouts.values():
             for order in SOURCE_ORDERS.values():
                 layout["edit"] = layout["edit"].replace(order, wanted)
-    processor.row_ends = config.row_ends
-    processor.size_indicators = config.size_indicators
+    for name in ("row_ends", "size_indicators"):
+        if getattr(config, name) is not None:
+            setattr(processor, name, getattr(config, name))
     return processor
 
 
@@ -324,7 +326,8 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
             if target in parts:
                 parts[target].load_state_dict(parts[source].state_dict())
                 created.append(target)
-    model.config.row_ends = config.row_ends
+    if config.row_ends is not None:
+        model.config.row_ends = config.row_ends
     return model, sorted(set(created))
 
 
