@@ -63,9 +63,7 @@ def main() -> None:
         final = run_stage(config)
         logger.warning(f"{stage} is done after {(time.monotonic() - started) / 60:.0f} minutes: {final}")
     if options.until == STAGES[-1]:
-        logger.warning(
-            f"To put it into the package: python examples/package_tiny.py {final} --card model_cards/wallaroo-tiny.md"
-        )
+        logger.warning(f"To put it into the package: python examples/package_tiny.py {final}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ def tiny_path() -> Path:
     if not (TINY / "config.json").is_file():
         raise FileNotFoundError(
             f"This install of transformers-wallaroo has no embedded checkpoint: there is no {TINY / 'config.json'}. "
-            "Install the package again; or train it with `make tiny` and put it there with `python "
-            "examples/package_tiny.py runs/tiny/stage-4/final --card model_cards/wallaroo-tiny.md`; or name a "
-            "checkpoint of your own."
+            "Train it with `make tiny` and put it there with `python examples/package_tiny.py "
+            "runs/tiny/stage-4/final`, or name a checkpoint of your own."
         )
     return TINY
 
