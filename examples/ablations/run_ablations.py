@@ -28,6 +28,7 @@ from transformers_wallaroo.evaluation import evaluate_shapes
 from transformers_wallaroo.evaluation.shapes import check_samples
 from transformers_wallaroo.shapes import make_sample
 from transformers_wallaroo.training.recipes import read_recipe
+from transformers_wallaroo.training.resuming import write_whole
 from transformers_wallaroo.training.run import run_stage
 from transformers_wallaroo.training.stages import StageConfig
 
@@ -132,13 +133,6 @@ def runs_of(groups: dict[str, Any], options: argparse.Namespace) -> list[Run]:
 def read_json(path: Path) -> Any:
     """`None` where there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def prepare_folder(run: Run) -> None:

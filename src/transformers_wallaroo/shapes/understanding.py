@@ -130,29 +130,30 @@ def _ask_number(draw: Draw, scene: Scene) -> Exchange:
 
 def _color(draw: Draw) -> Exchange | None:
     """Of the only thing of a shape, or in one of six of the background."""
-    words = draw.language.words["color"]
     if draw.plan.random() < 1 / 6:
         draw.crowd(1)
-        scene = draw.scene(style=draw.style())
-        question = _say(draw, "color", x=draw.language.forms["background"])
-        return Exchange(scene, question, words[scene.background], ())
+        return _name_color(draw, draw.scene(style=draw.style()))
     thing = draw.put()
     if thing is None:
         return None
-    look = Look(thing.shape)
-    _surround(draw, 0, MAX_THINGS - 1, look)
-    question = _say(draw, "color", x=draw.language.the(look))
-    return Exchange(draw.scene(style=draw.style()), question, words[thing.color], (thing,))
+    _surround(draw, 0, MAX_THINGS - 1, Look(thing.shape))
+    return _name_color(draw, draw.scene(style=draw.style()), thing)
 
 
 def _ask_color(draw: Draw, scene: Scene) -> Exchange:
     """Of the only thing of a shape, or of the background."""
     alone = [thing for thing in scene.things if len(Look(thing.shape).of(scene)) == 1]
-    words = draw.language.words["color"]
     if not alone or draw.rng.random() < 1 / 6:
+        return _name_color(draw, scene)
+    return _name_color(draw, scene, draw.rng.choice(alone))
+
+
+def _name_color(draw: Draw, scene: Scene, thing: Thing | None = None) -> Exchange:
+    """Of a thing that its shape tells from all others, or of the background."""
+    words = draw.language.words["color"]
+    if thing is None:
         question = _say(draw, "color", x=draw.language.forms["background"])
         return Exchange(scene, question, words[scene.background], ())
-    thing = draw.rng.choice(alone)
     return Exchange(scene, _say(draw, "color", x=draw.language.the(Look(thing.shape))), words[thing.color], (thing,))
 
 

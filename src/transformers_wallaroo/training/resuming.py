@@ -99,9 +99,13 @@ def keep_recipe(config: Any, output: Path) -> None:
         logger.warning(f"{path} is not of this run, so that its own recipe is not kept there.")
         return
     output.mkdir(parents=True, exist_ok=True)
+    write_whole(path, HEADER + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
-    text = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-    temporary.write_text(HEADER + text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -150,4 +154,4 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     return [] if before == now else [f"`{name}` was {before!r} and is {now!r}"]
 
 
-__all__ = ["check_recipe", "keep_recipe", "last_whole_checkpoint", "recipe_changes", "remove_run"]
+__all__ = ["check_recipe", "keep_recipe", "last_whole_checkpoint", "recipe_changes", "remove_run", "write_whole"]
