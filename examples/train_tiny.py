@@ -21,7 +21,18 @@ from transformers_wallaroo.training.vq import train_vq
 from transformers_wallaroo.training.vq_data import VQTrainingConfig
 
 RECIPES = Path(__file__).parent / "recipes" / "tiny"
-STAGES = ("base-1", "base-2", "base-3", "stage-1", "stage-2-colors", "stage-2", "stage-3a", "stage-3b", "stage-4")
+STAGES = (
+    "base-1",
+    "base-2",
+    "base-3",
+    "stage-1",
+    "stage-2-grid",
+    "stage-2",
+    "stage-3a",
+    "stage-3b",
+    "stage-4-copy",
+    "stage-4",
+)
 
 # Its messages are warnings, for those alone are shown of a logger that is not transformers' own.
 logger = logging.get_logger("transformers_wallaroo.train_tiny")

@@ -74,6 +74,56 @@ def test_conversations_have_no_held_out_form():
         conversation(0, held_out=True)
 
 
+def read_grid(text, code):
+    """(row, column) -> (shape, colour) of a text that tells a picture cell by cell, its rows and columns, and its
+    background."""
+    language = LANGUAGES[code]
+    names = {language.join(language.name(Look(shape, color))): (shape, color) for shape in SHAPES for color in COLORS}
+    names[language.join(language.forms["empty"])] = None
+    (background,) = [name for name in BACKGROUNDS if text.endswith(language.join(language.on("", name)))]
+    text = text.removesuffix(language.join(language.on("", background)))
+    rows = []
+    for row in text.split(language.join(language.forms["row"]).strip()):
+        rows.append([])
+        row = row.strip()
+        while row:
+            (name,) = [name for name in names if row.startswith(name)]
+            rows[-1].append(names[name])
+            row = row.removeprefix(name).strip()
+    cells = {(r, c): what for r, row in enumerate(rows) for c, what in enumerate(row) if what}
+    return cells, (len(rows), *{len(row) for row in rows}), background
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("task", ["understand", "generate"])
+def test_grids_tell_each_cell(task, language):
+    numbers = Counter()
+    for index in range(60):
+        sample = make_sample(task, index, 72, kind="grid", language=language)
+        scene = sample["meta"]["scene"]
+        text = sample["prompt"] if task == "generate" else sample["meta"]["answer"]
+        cells = {(thing.row, thing.column): (thing.shape, thing.color) for thing in scene.things}
+        assert read_grid(text, language) == (cells, (scene.rows, scene.columns), scene.background), text
+        assert not scene.holds_out()
+        numbers[len(cells)] += 1
+    assert max(numbers) > 8 and min(numbers) <= 2  # some are full, some nearly empty
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_copies_have_their_source_as_target(language):
+    samples = [make_sample("edit", index, 73, kind="copy", language=language) for index in range(60)]
+    assert all(sample["meta"]["source"] == sample["meta"]["target"] for sample in samples)
+    assert all(sample["image"].tobytes() == sample["source_image"].tobytes() for sample in samples)
+    assert max(len(sample["meta"]["source"].things) for sample in samples) > 8
+    assert len({sample["prompt"] for sample in samples}) > 3
+
+
+@pytest.mark.parametrize("task, kind", [("understand", "grid"), ("generate", "grid"), ("edit", "copy")])
+def test_kinds_for_training_have_no_held_out_form(task, kind):
+    with pytest.raises(ValueError, match=rf"`kind` '{kind}' is for training.*`held_out=True`"):
+        make_sample(task, 0, 0, kind=kind, held_out=True)
+
+
 @pytest.mark.parametrize("bucket", ALL_SIZES)
 @pytest.mark.parametrize("kind", ["two_objects", "counting", "color_attribution"])
 def test_open_prompts_have_their_things_side_by_side(kind, bucket):

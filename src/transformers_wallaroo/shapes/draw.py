@@ -128,6 +128,11 @@ class Draw:
         for _ in range(max(least, min(number, self.most - len(self.things)))):
             self.put(shapes=shapes, colors=colors)
 
+    def fill(self) -> None:
+        """Puts from one to as many things as there are cells, each number with the same chance."""
+        for _ in range(self.plan.randint(1, len(self.cells))):
+            self.put()
+
     def style(self) -> str:
         return STYLES[self.plan.random() < OUTLINED_SHARE]
 

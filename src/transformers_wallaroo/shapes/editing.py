@@ -45,7 +45,10 @@ Change = Callable[[Draw, tuple[Scene, ...], tuple[Cell, ...]], Step | None]
 def build(kind: str, draw: Draw) -> Built | None:
     """Source, target and instruction. With `held_out=True` a thing the edit is about is a held-out combination, before
     or after it; where it is about the whole picture, any thing."""
-    draw.crowd(*NUM_THINGS.get(kind, (1, MAX_THINGS)))
+    if kind == COPY:
+        draw.fill()
+    else:
+        draw.crowd(*NUM_THINGS.get(kind, (1, MAX_THINGS)))
     style = draw.plan.choice(STYLES) if kind == "style" else draw.style()
     source = draw.scene(style=style)
     step = _compose(draw, source) if kind == "compose" else _CHANGES[kind](draw, (source,), ())

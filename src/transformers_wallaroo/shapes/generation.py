@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .asks import STEPS, Ask, Look
 from .draw import Draw
-from .world import COLORS, PLACES, SHAPES, Scene, Thing
+from .world import COLORS, GRID, PLACES, SHAPES, Scene, Thing
 
 # Share of prompts that name the background, and of relations and pairs that say more than they need.
 BACKGROUND_SHARE = 1 / 3
@@ -23,6 +23,11 @@ Built = tuple[Scene, Ask, str]
 def build(kind: str, draw: Draw) -> Built | None:
     """Scene, ask and prompt; the scene holds exactly what is asked. With `held_out=True` the prompt names a held-out
     combination of shape, colour and place."""
+    if kind == GRID:
+        draw.fill()
+        scene = draw.scene()
+        ask = Ask(tuple(Look(thing.shape, thing.color) for thing in scene.things), background=scene.background)
+        return scene, ask, draw.language.join(draw.language.grid(scene))
     ask = _KINDS[kind](draw)
     if ask is None or (draw.held_out is True and not any(look.held_out for look in ask.looks)):
         return None

@@ -104,6 +104,15 @@ class Language:
         parts = [self.one(Look(thing.shape, thing.color)) for thing in scene.things]
         return self.join(self.on(self.list(parts), scene.background))
 
+    def grid(self, scene: Scene) -> str:
+        """What each cell holds, row by row, and the background; still with a space between all words."""
+        things = {(thing.row, thing.column): self.name(Look(thing.shape, thing.color)) for thing in scene.things}
+        rows = [
+            self.forms["cell"].join(things.get((row, column), self.forms["empty"]) for column in range(scene.columns))
+            for row in range(scene.rows)
+        ]
+        return self.on(self.forms["row"].join(rows), scene.background)
+
     def parse_description(self, text: str) -> tuple[Counter[tuple[str, str]], str] | None:
         """(shape, colour) of the things with their numbers, and the background, of a text that `describe` would write
         but for the order of the things; `None` for any other text."""

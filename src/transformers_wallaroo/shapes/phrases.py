@@ -31,6 +31,10 @@ ENGLISH_FORMS: dict[str, str] = {
     "on": "{text} on a {color} background",
     "background": "the background",
     "please": "please {text}",
+    "entry": "{name} {value}",
+    "empty": "empty",
+    "cell": " ",
+    "row": " . ",
 }
 ENGLISH_PHRASES: Phrases = {
     # ---- generate: what stands around a caption, and the captions
@@ -106,6 +110,13 @@ ENGLISH_PHRASES: Phrases = {
         "move {x} {step} by one step",
     ),
     "copy": ("draw the picture", "draw the image", "show the picture", "show the image"),
+    # ---- for training alone, see GRID in world.py
+    "grid": (
+        "read the picture cell by cell",
+        "read the image cell by cell",
+        "what is in the cells ?",
+        "tell me what is in the cells",
+    ),
     # ---- understand
     "presence": (
         "is there {a} ?",
@@ -196,6 +207,10 @@ CHINESE_FORMS: dict[str, str] = {
     "on": "{text} ， {color} 背景",
     "background": "背景",
     "please": "请 {text}",
+    "entry": "{name} {value}",
+    "empty": "空",
+    "cell": " ",
+    "row": " 。 ",
 }
 CHINESE_PHRASES: Phrases = {
     # ---- generate
@@ -267,7 +282,9 @@ CHINESE_PHRASES: Phrases = {
         "把 {x} {step} 移 一格",
         "把 {x} {step} 推 一格",
     ),
-    "copy": ("画 图片", "请 画 图片", "画 图片 里 的 图形", "画 图中 的 图形"),
+    "copy": ("画 图片", "再 画 图片", "画 图片 里 的 图形", "画 图中 的 图形"),
+    # ---- for training alone
+    "grid": ("逐 格 描述 图片", "逐 格 说出 图中 有 什么", "格 里 有 什么 ？", "说出 格 里 有 什么"),
     # ---- understand
     "presence": (
         "图中 有 {name} 吗 ？",

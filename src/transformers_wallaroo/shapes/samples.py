@@ -20,7 +20,7 @@ from typing import Any
 from . import editing, generation, understanding
 from .draw import Draw
 from .language import LANGUAGES, get_language
-from .world import BUCKETS, CELL, MAX_THINGS, render
+from .world import BUCKETS, CELL, GRID, MAX_THINGS, render
 
 TASKS = ("understand", "generate", "edit")
 KINDS: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width in BUCKETS)
 # Kinds that are made when they are asked for, and never scored.
 TRAINING_KINDS: dict[str, tuple[str, ...]] = {
-    "understand": (understanding.CONVERSATION,),
+    "understand": (understanding.CONVERSATION, GRID, understanding.LIST),
+    "generate": (GRID,),
     "edit": (editing.COPY,),
 }
 MAX_ATTEMPTS = 10_000

@@ -3,14 +3,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import permutations
 
 from .asks import STEPS, Look, stands
 from .draw import Draw, looks_at, other
-from .world import COLORS, HELD_OUT, MAX_THINGS, PLACES, SHAPES, Scene, Thing
+from .world import COLORS, GRID, HELD_OUT, MAX_THINGS, PLACES, SHAPES, Scene, Thing
 
 # A kind for training alone, and how many questions it asks about its picture.
 CONVERSATION = "conversation"
-TURNS = 4
+TURNS = 8
+# Another: one question about several things, each named again in the answer, so that there is more to learn from than a
+# single word.
+LIST = "list"
+ENTRIES = 5
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def build(kind: str, draw: Draw) -> Exchange | None:
 
 def converse(draw: Draw) -> list[Exchange]:
     """Several questions about one scene, no two of them the same: for training, where they share a picture's tokens.
-    Each kind is as likely, but the answers are as likely as the scene makes them."""
+    Each kind but descriptions, which are long, is as likely, but the answers are as likely as the scene makes them."""
     draw.crowd(1)
     scene = draw.scene(style=draw.style())
     exchanges: dict[str, Exchange] = {}
@@ -49,6 +54,68 @@ def converse(draw: Draw) -> list[Exchange]:
             question, answer = draw.language.join(exchange.question), draw.language.join(exchange.answer)
             exchanges.setdefault(question, Exchange(scene, question, answer, exchange.about))
     return list(exchanges.values())
+
+
+def _grid(draw: Draw) -> Exchange:
+    draw.fill()
+    scene = draw.scene(style=draw.style())
+    return Exchange(scene, _say(draw, "grid"), draw.language.grid(scene), ())
+
+
+def _list(draw: Draw) -> Exchange | None:
+    """How many there are of each look, where each thing is, or how each pair stands; half of the scenes have a shape or
+    a colour more than once, mostly."""
+    if draw.plan.random() < 0.5:
+        thing = draw.put()
+        if thing is not None:
+            look = draw.plan.choice((Look(shape=thing.shape), Look(color=thing.color)))
+            _fill(draw, look, draw.plan.randint(1, MAX_THINGS - 1))
+    draw.crowd(0 if draw.things else 1, MAX_THINGS - len(draw.things))
+    scene = draw.scene(style=draw.style())
+    return draw.rng.choice((_list_numbers, _list_numbers, _list_places, _list_relations))(draw, scene)
+
+
+def _list_numbers(draw: Draw, scene: Scene) -> Exchange:
+    looks: dict[Look, None] = {}
+    while len(looks) < ENTRIES:
+        thing = draw.rng.choice(scene.things)
+        shape, color = (thing.shape, thing.color) if draw.rng.random() < 0.5 else draw.rng.choice(looks_at(None, None))
+        looks.setdefault(draw.rng.choice((Look(shape, color), Look(shape=shape), Look(color=color))))
+    numbers = draw.language.words["number"]
+    entries = {draw.language.name(look, many=True): numbers[str(len(look.of(scene)))] for look in looks}
+    return _say_list(draw, scene, "counting", "names", {name: (name, number) for name, number in entries.items()})
+
+
+def _list_places(draw: Draw, scene: Scene) -> Exchange | None:
+    entries = {}
+    for thing in draw.rng.sample(scene.things, len(scene.things)):
+        place, look = scene.place_of(thing), draw.refer(thing, scene)
+        if place is not None and look is not None:
+            name = draw.language.the(look)
+            entries[name] = name, draw.language.words["place"][place]
+    return _say_list(draw, scene, "where", "x", entries)
+
+
+def _list_relations(draw: Draw, scene: Scene) -> Exchange | None:
+    entries = {}
+    for first, second in draw.rng.sample([*permutations(scene.things, 2)], len(scene.things) * (len(scene.things) - 1)):
+        looks = draw.refer(first, scene), draw.refer(second, scene)
+        relations = [relation for relation in STEPS if stands(first, relation, second)]
+        if relations and looks[0] is not None and looks[1] is not None and len(entries) < ENTRIES - 2:
+            names = [draw.language.the(look) for look in looks if look is not None]
+            pair = draw.language.forms["and"].format(first=names[0], last=names[1])
+            entries[pair] = names[0], draw.language.beside(relations[0], looks[1])
+    return _say_list(draw, scene, "where", "x", entries)
+
+
+def _say_list(draw: Draw, scene: Scene, kind: str, name: str, entries: dict[str, tuple[str, str]]) -> Exchange | None:
+    """`entries` holds, for each text in the question, a name and a value for the answer."""
+    if len(entries) < 2:  # the answer about one alone is its value
+        return None
+    comma, entry = draw.language.forms["comma"], draw.language.forms["entry"]
+    question = _say(draw, kind, **{name: comma.join(entries)})
+    answer = comma.join(entry.format(name=name, value=value) for name, value in entries.values())
+    return Exchange(scene, question, answer, ())
 
 
 def _presence(draw: Draw) -> Exchange | None:
@@ -249,10 +316,7 @@ def _compare(draw: Draw, scene: Scene, looks: list[Look], which: bool) -> Exchan
 
 def _description(draw: Draw) -> Exchange:
     draw.crowd(1)
-    return _ask_description(draw, draw.scene(style=draw.style()))
-
-
-def _ask_description(draw: Draw, scene: Scene) -> Exchange:
+    scene = draw.scene(style=draw.style())
     return Exchange(scene, _say(draw, "description"), draw.language.describe(scene), ())
 
 
@@ -265,6 +329,7 @@ _KINDS: dict[str, Callable[[Draw], Exchange | None]] = {
     "description": _description,
 }
 KINDS = tuple(_KINDS)
+_KINDS |= {GRID: _grid, LIST: _list}
 _ABOUT: tuple[Callable[[Draw, Scene], Exchange | None], ...] = (
     _ask_presence,
     _ask_number,
@@ -272,5 +337,4 @@ _ABOUT: tuple[Callable[[Draw, Scene], Exchange | None], ...] = (
     _ask_place,
     _ask_relation,
     _ask_comparison,
-    _ask_description,
 )

@@ -16,6 +16,7 @@ from ..configuration_wallaroo import WallarooConfig
 from ..processing_wallaroo import WallarooProcessor
 from .collator import WallarooDataCollator
 from .mixture import MixtureDataset
+from .optimizer import muon_with_adamw
 from .resuming import check_recipe, keep_recipe, last_whole_checkpoint, recipe_changes, remove_run
 from .sources import open_source
 from .stages import StageConfig, freeze, load_model, load_processor, part_of
@@ -123,6 +124,7 @@ def build_trainer(config: StageConfig, **load_options: Any) -> WallarooTrainer:
         eval_dataset=evaluate,
         data_collator=collator,
         processing_class=processor,
+        optimizer_cls_and_kwargs=optimizer(config),
         preview_samples=previews(evaluate, config.previews),
     )
 
@@ -169,6 +171,13 @@ def training_arguments(config: StageConfig) -> WallarooTrainingArguments:
         near = [close for name in config.trainer if name not in known for close in get_close_matches(name, known, n=1)]
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"`trainer` has what `WallarooTrainingArguments` does not take: {error}.{hint}") from error
+
+
+def optimizer(config: StageConfig) -> tuple[Any, dict[str, Any]] | None:
+    """What `Trainer` makes the optimizer of; `None` is its own AdamW."""
+    if config.optimizer == "adamw":
+        return None
+    return muon_with_adamw, {"lr": config.learning_rate, "weight_decay": config.weight_decay}
 
 
 def mixture(

@@ -37,6 +37,7 @@ FROM_ZERO = (
     "workers",
     "seed",
 )
+OPTIMIZERS = ("adamw", "muon")
 # Where the source of an edit stands in a layout: its cells are `{source}`, what the vision tower sees is `{image}`.
 SOURCE_ORDERS = {"low_level_first": "{source}{image}", "semantic_first": "{image}{source}"}
 # The parts that a checkpoint may lack when a stage starts from it, since that stage is the first to train them.
@@ -61,7 +62,9 @@ class StageConfig:
         tasks: samples of each task in a batch of one process; their sum is its size.
         data: where the samples of each task come from, see `sources.py`.
         evaluation: the same for the held-out losses, of `tasks` or some of them; and `samples`, how many of them.
-        steps, learning_rate, warmup_steps, scheduler, weight_decay, max_grad_norm: of AdamW (0.9, 0.95, 1e-8).
+        steps, learning_rate, warmup_steps, scheduler, weight_decay, max_grad_norm: of the optimizer.
+        optimizer: `"adamw"` (0.9, 0.95, 1e-8), or `"muon"`, which is torch's Muon for the matrices between layers and
+            AdamW for the rest.
         gradient_accumulation: batches a step of each process.
         global_batch: samples a step on all processes. If given, `gradient_accumulation` follows from it.
         loss_weights: weight of each task's loss, 1 where it is not named.
@@ -100,6 +103,7 @@ class StageConfig:
     learning_rate: float
     data: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    optimizer: str = "adamw"
     warmup_steps: int = 0
     scheduler: str = "constant_with_warmup"
     weight_decay: float = 0.0
@@ -138,6 +142,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         _one_of("stage", self.stage, STAGES)
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.size_indicators is not None:
             _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
         if self.source_order is not None:

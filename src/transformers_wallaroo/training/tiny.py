@@ -57,7 +57,7 @@ TINY_TEXT = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 2048,
     "max_window_layers": 6,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 16},
     "tie_word_embeddings": True,
 }
 TINY_VISION = {
