@@ -342,6 +342,22 @@ def test_defaults_of_images_do_not_come_from_the_text_settings(converted, model,
     assert torch.equal(run(own, inputs, seed=4).codes[0], expected.codes[0])
 
 
+def test_a_checkpoint_may_have_image_defaults_of_its_own(converted, processor, tmp_path):
+    own = AutoModel.from_pretrained(converted)
+    inputs = prepare(processor, "generate", [0])
+    expected = {scale: run(own, inputs, guidance_scale=scale, seed=3).codes[0] for scale in (1.5, 3.0)}
+    assert not torch.equal(expected[1.5], expected[3.0])
+    assert torch.equal(run(own, inputs, seed=3).codes[0], expected[3.0])
+    own.generation_config.image_defaults = {"guidance_scale": 1.5}
+    own.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(run(loaded, inputs, seed=3).codes[0], expected[1.5])
+    assert torch.equal(run(loaded, inputs, seed=3, guidance_scale=3.0).codes[0], expected[3.0])
+    loaded.generation_config.image_defaults = {"guidance": 1.5}
+    with pytest.raises(ValueError, match=r"`image_defaults` in the checkpoint's generation config .* but has guidance"):
+        run(loaded, inputs, seed=3)
+
+
 def test_a_generation_config_may_be_passed(model, processor):
     inputs = prepare(processor, "generate", [0])
     config = GenerationConfig(do_sample=True, top_k=5, temperature=0.7, max_new_tokens=1)

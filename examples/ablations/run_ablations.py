@@ -45,7 +45,7 @@ def read_groups() -> dict[str, Any]:
 
 
 def stage_of(group: dict[str, Any], choices: dict[str, Any], options: argparse.Namespace, output: Path) -> StageConfig:
-    """The recipe of a run: that of the stage, shorter, with its one choice."""
+    """The recipe of a run: that of the stage, shorter, with what all runs of the group change, and its one choice."""
     recipe = read_recipe(HERE / group["recipe"])
     for name in ("evaluation", "eval_steps", "previews"):
         recipe.pop(name, None)
@@ -58,7 +58,7 @@ def stage_of(group: dict[str, Any], choices: dict[str, Any], options: argparse.N
         logging_steps=every,
         trainer={**recipe.get("trainer", {}), "save_total_limit": options.points + 1},
     )
-    recipe.update(choices)
+    recipe.update({**group.get("changes", {}), **choices})
     return StageConfig.from_dict(recipe, group["recipe"])
 
 

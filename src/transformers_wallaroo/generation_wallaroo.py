@@ -19,7 +19,8 @@ from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, i
 logger = logging.get_logger(__name__)
 
 # How an image is sampled unless the call says otherwise, by arguments or by a generation config that it passes:
-# docs/protocol.md section 8. The generation config that is saved with a checkpoint is for text and has no say here.
+# docs/protocol.md section 8. The generation config that is saved with a checkpoint is for text; its `image_defaults`
+# alone, where it has them, stand in for some of these.
 IMAGE_DEFAULTS: dict[str, Any] = {
     "do_sample": True,
     "temperature": 1.0,
@@ -269,7 +270,8 @@ class WallarooGenerationMixin(GenerationMixin):
             kwargs: the processor's outputs and any generation argument of transformers. For images:
                 `guidance_scale` (3; 1 runs no unconditional branch), `do_sample` (True), `temperature` (1), `top_k`
                 (1000), `top_p` (1), `num_return_sequences`, `use_cache`, `cache_implementation`, `streamer`,
-                `return_dict_in_generate`, `output_logits`, `output_scores`.
+                `return_dict_in_generate`, `output_logits`, `output_scores`. A checkpoint's generation config may have
+                other defaults than those in brackets, as `image_defaults`.
 
         Returns:
             For `"understand"` what transformers returns: prompt and answer ids. For images the ids of the image
@@ -370,13 +372,21 @@ class WallarooGenerationMixin(GenerationMixin):
         )
 
     def _image_settings(self, generation_config, kwargs) -> tuple[dict[str, Any], dict[str, bool]]:
-        """Settings of this call (arguments, then `generation_config`, then `IMAGE_DEFAULTS`), taken out of `kwargs`."""
+        """Settings of this call (arguments, then `generation_config`, then what the checkpoint's own has as
+        `image_defaults`, then `IMAGE_DEFAULTS`), taken out of `kwargs`."""
         given = {} if generation_config is None else generation_config.to_diff_dict()
         for name in ("transformers_version", *NOT_FOR_IMAGES):
             given.pop(name, None)
         named = set(GenerationConfig().to_dict()) | set(IMAGE_DEFAULTS)
         given.update({name: kwargs.pop(name) for name in list(kwargs) if name in named})
-        settings = {**IMAGE_DEFAULTS, **{name: value for name, value in given.items() if value is not None}}
+        own = getattr(self.generation_config, "image_defaults", None) or {}
+        unknown = sorted(set(own) - set(IMAGE_DEFAULTS))
+        if unknown:
+            raise ValueError(
+                f"`image_defaults` in the checkpoint's generation config must be of {', '.join(IMAGE_DEFAULTS)}, but "
+                f"has {', '.join(unknown)}."
+            )
+        settings = {**IMAGE_DEFAULTS, **own, **{name: value for name, value in given.items() if value is not None}}
         if (settings.pop("num_beams", None) or 1) != 1:
             raise ValueError("`num_beams` must be 1 for images: they are sampled, or greedy with `do_sample=False`.")
         scale, count = settings["guidance_scale"], settings["num_return_sequences"]

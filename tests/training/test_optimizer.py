@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from test_resuming import killed
 from torch import nn
 
 from transformers_wallaroo.training.optimizer import MuonWithAdamW, StackedMuon, hidden_matrices
@@ -12,7 +13,6 @@ from transformers_wallaroo.training.run import build_trainer, run_stage
 from transformers_wallaroo.training.stages import StageConfig, freeze
 
 from small import PARTS_4, TASKS, losses_of
-from test_resuming import killed
 
 
 def recipe(folder, output, **changes):
@@ -133,7 +133,7 @@ def test_schedules_reach_both_parts_and_the_state_comes_back():
 def test_state_of_another_optimizer_is_refused():
     model = nn.Linear(4, 4)
     other = torch.optim.AdamW(model.parameters())
-    with pytest.raises(ValueError, match="must hold the state of Muon and AdamW.*`optimizer` that it was begun with"):
+    with pytest.raises(ValueError, match=r"must hold the state of Muon and AdamW.*`optimizer` that it was begun with"):
         MuonWithAdamW(model, lr=0.1).load_state_dict(other.state_dict())
 
 
@@ -147,7 +147,9 @@ def test_recipe_chooses_the_optimizer(small_folder, tmp_path):
     assert {id(weight) for group in optimizer.param_groups for weight in group["params"]} == trained
     trainer = build_trainer(recipe(small_folder, tmp_path, optimizer="adamw"))
     assert type(trainer.create_optimizer()) is torch.optim.AdamW
-    with pytest.raises(ValueError, match="`optimizer` must be of 'adamw', 'muon', but got 'moun'. Did you mean 'muon'"):
+    with pytest.raises(
+        ValueError, match=r"`optimizer` must be of 'adamw', 'muon', but got 'moun'. Did you mean 'muon'"
+    ):
         recipe(small_folder, tmp_path, optimizer="moun")
 
 

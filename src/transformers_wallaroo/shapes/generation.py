@@ -24,10 +24,7 @@ def build(kind: str, draw: Draw) -> Built | None:
     """Scene, ask and prompt; the scene holds exactly what is asked. With `held_out=True` the prompt names a held-out
     combination of shape, colour and place."""
     if kind == GRID:
-        draw.fill()
-        scene = draw.scene()
-        ask = Ask(tuple(Look(thing.shape, thing.color) for thing in scene.things), background=scene.background)
-        return scene, ask, draw.language.join(draw.language.grid(scene))
+        return _grid(draw)
     ask = _KINDS[kind](draw)
     if ask is None or (draw.held_out is True and not any(look.held_out for look in ask.looks)):
         return None
@@ -35,6 +32,13 @@ def build(kind: str, draw: Draw) -> Built | None:
     if draw.plan.random() < BACKGROUND_SHARE:
         ask = Ask(ask.looks, ask.relation, scene.background)
     return scene, ask, draw.language.caption(draw.wording, ask)
+
+
+def _grid(draw: Draw) -> Built:
+    draw.fill()
+    scene = draw.scene()
+    ask = Ask(tuple(Look(thing.shape, thing.color) for thing in scene.things), background=scene.background)
+    return scene, ask, draw.language.join(draw.language.grid(scene))
 
 
 def _ask(*things: Thing | None, colored: bool, **options: str) -> Ask | None:

@@ -75,7 +75,7 @@ def _list(draw: Draw) -> Exchange | None:
     return draw.rng.choice((_list_numbers, _list_numbers, _list_places, _list_relations))(draw, scene)
 
 
-def _list_numbers(draw: Draw, scene: Scene) -> Exchange:
+def _list_numbers(draw: Draw, scene: Scene) -> Exchange | None:
     looks: dict[Look, None] = {}
     while len(looks) < ENTRIES:
         thing = draw.rng.choice(scene.things)
@@ -87,7 +87,7 @@ def _list_numbers(draw: Draw, scene: Scene) -> Exchange:
 
 
 def _list_places(draw: Draw, scene: Scene) -> Exchange | None:
-    entries = {}
+    entries: dict[str, tuple[str, str]] = {}
     for thing in draw.rng.sample(scene.things, len(scene.things)):
         place, look = scene.place_of(thing), draw.refer(thing, scene)
         if place is not None and look is not None:
@@ -97,7 +97,7 @@ def _list_places(draw: Draw, scene: Scene) -> Exchange | None:
 
 
 def _list_relations(draw: Draw, scene: Scene) -> Exchange | None:
-    entries = {}
+    entries: dict[str, tuple[str, str]] = {}
     for first, second in draw.rng.sample([*permutations(scene.things, 2)], len(scene.things) * (len(scene.things) - 1)):
         looks = draw.refer(first, scene), draw.refer(second, scene)
         relations = [relation for relation in STEPS if stands(first, relation, second)]

@@ -35,8 +35,8 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (250, 250, 250), "black
 STYLES = ("filled", "outlined")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 MAX_THINGS = 4
-# A kind of samples for training alone: a picture told cell by cell, by the one who looks or by the one who asks. There is
-# something to learn from each cell, and pictures may be full.
+# A kind of samples for training alone: a picture told cell by cell, by the one who looks or by the one who asks. There
+# is something to learn from each cell, and pictures may be full.
 GRID = "grid"
 
 # Combinations of shape, colour and place that no training scene holds. Each shape and each colour is seen in every

@@ -9,16 +9,22 @@ import torch
 from torch import nn
 
 # Linear layers that take codes in or give tokens and codes out, which Muon is not meant for.
-OUTER = ("lm_head", "generation_head.fc2", "editing_head.fc2", "generation_adapter.fc1", "editing_adapter.fc1")
-OUTER += ("source_adapter.fc1",)
+OUTER = (
+    "lm_head",
+    "generation_head.fc2",
+    "editing_head.fc2",
+    "generation_adapter.fc1",
+    "editing_adapter.fc1",
+    "source_adapter.fc1",
+)
 
 
 class StackedMuon(torch.optim.Muon):
-    """torch's Muon, which makes the updates of all matrices of one shape at once: a small model has dozens of small ones,
-    and one product of many is several times faster than many products. Same options, state and steps."""
+    """torch's Muon, which makes the updates of all matrices of one shape at once: a small model has dozens of small
+    ones, and one product of many is several times faster than many products. Same options, state and steps."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes a step with all gradients that are there."""
         loss = None
         if closure is not None:
@@ -107,7 +113,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes a step with all gradients that are there."""
         loss = None
         if closure is not None:

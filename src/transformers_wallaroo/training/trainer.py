@@ -330,7 +330,9 @@ class WallarooTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             logger.warning_once("No previews are drawn while the weights are sharded over processes.")
             return
-        with self.accelerator.autocast():  # as in training: the weights may be of another precision
+        # In the precision of training, whatever that of the weights; a compiled model would first be compiled once more
+        # for the steps on a cache, which takes longer than the few pictures do.
+        with self.accelerator.autocast(), torch.compiler.set_stance("force_eager"):
             sheet = draw_preview(model, self.processing_class, self.preview_samples, seed=self.args.seed)
         path = Path(self.args.output_dir) / "previews" / f"step-{self.state.global_step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
