@@ -12,8 +12,8 @@ export TOKENIZERS_PARALLELISM := false
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-demo: $(VENV)/.installed  ## convert the fixture, answer, draw and edit; pictures land in demo-output/
-	$(BIN)/python examples/convert_and_ask.py --output demo-output
+demo: $(VENV)/.installed  ## wallaroo-tiny answers, draws and edits; pictures and a contact sheet land in demo-output/
+	$(BIN)/python examples/demo.py --output demo-output
 
 tiny: $(VENV)/.installed  ## train wallaroo-tiny from nothing into runs/tiny; goes on where it was stopped
 	$(BIN)/python examples/train_tiny.py --output runs/tiny

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Asks `wallaroo-tiny`, the checkpoint that comes with the package, to answer, draw and edit, and scores what it does.
 
-    python examples/demo.py --output demo-output                      # the embedded checkpoint, once it ships
+    python examples/demo.py --output demo-output                      # the embedded checkpoint
     python examples/demo.py --checkpoint runs/tiny/stage-4/final      # the same with a checkpoint of yours
 
 Everything is about the shapes world, the one that the tiny model knows: coloured shapes on a plain background. The

@@ -7,7 +7,7 @@ import re
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import Qwen2Tokenizer
+from transformers import GenerationConfig, Qwen2Tokenizer
 
 from ..configuration_wallaroo import WallarooConfig, WallarooVQConfig
 from ..image_processing_wallaroo import WallarooImageProcessor
@@ -48,6 +48,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# More of it multiplies things in this world (docs/decisions.md).
+GUIDANCE_SCALE = 1.5
 PATCH_SIZE, MERGE_SIZE = 8, 2  # pixels a patch, patches a feature: a feature is a cell of the shapes world
 TINY_TEXT = {
     "hidden_size": 256,
@@ -171,8 +173,13 @@ def build_tiny(
     torch.manual_seed(seed)
     model = WallarooForConditionalGeneration(build_config(processor, vq_config))
     init_narrow(model)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    # Anew: transformers keeps nothing of its own making but what follows from the model's config.
+    model.generation_config = GenerationConfig(
+        bos_token_id=processor.tokenizer.pad_token_id,
+        eos_token_id=processor.tokenizer.eos_token_id,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        image_defaults={"guidance_scale": GUIDANCE_SCALE},
+    )
     return model, processor
 
 
