@@ -112,14 +112,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         # The parts' own: what a schedule writes to these is what the parts read.
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes a step with all gradients that are there."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for part in self.parts:
+        """Takes a step with all gradients that are there; the first part calls the closure, before any weight moves."""
+        first, *others = self.parts
+        loss = first.step(closure)
+        for part in others:
             part.step()
         return loss
 
