@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModel, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
 from transformers.utils import logging
 
-from transformers_wallaroo.generation_wallaroo import ImagePlan, guide, make_generators, sample_codes
+from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide
+from transformers_wallaroo.generation_wallaroo import make_generators, sample_codes
 
 from reference import GUIDED_LOGITS, LOGITS, assert_close, images, record_forwards
 
@@ -67,7 +68,7 @@ def test_cached_equals_uncached(model, processor, task, guidance_scale, indices)
     """Worst difference of the logits 2.7e-5."""
     inputs = prepare(processor, task, indices)
     with record_forwards(model) as forwards:
-        cached = run(model, inputs, guidance_scale=guidance_scale, do_sample=False)
+        cached = run(model, inputs, guidance_scale=guidance_scale, do_sample=False, decoder="plain")
     assert forwards[-1]["inputs_embeds"].shape[1] <= 2
     with record_forwards(model) as forwards:
         uncached = run(model, inputs, guidance_scale=guidance_scale, do_sample=False, use_cache=False)
@@ -236,7 +237,7 @@ def test_no_guidance_costs_no_second_branch(model, processor):
 def test_no_forward_is_spent_on_row_ends(model, processor):
     """6 codes need 6 forwards, the prefill included; a row end rides with the code before it."""
     with record_forwards(model) as forwards:
-        run(model, prepare(processor, "generate", [0]), do_sample=False)
+        run(model, prepare(processor, "generate", [0]), do_sample=False, decoder="plain")
     assert [kwargs["inputs_embeds"].shape[1] for kwargs in forwards[1:]] == [1, 1, 2, 1, 1]
 
 

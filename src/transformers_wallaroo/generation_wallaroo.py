@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
-from transformers.cache_utils import Cache, DynamicCache
 from transformers.utils import ModelOutput, logging
 
+from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, make_decoder
 from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
 
 logger = logging.get_logger(__name__)
@@ -63,43 +63,6 @@ class WallarooGenerateOutput(ModelOutput):
     codes: list[torch.Tensor] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
     scores: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass(frozen=True)
-class ImagePlan:
-    """The images of one request: what is known before the first step.
-
-    Attributes:
-        grids: (grid_height, grid_width) of each image, in cells.
-        row_ends: whether a row end is forced between two rows.
-    """
-
-    grids: tuple[tuple[int, int], ...]
-    row_ends: bool
-
-    @property
-    def num_codes(self) -> int:
-        """Codes of the largest image: the number of sampling steps."""
-        return max(height * width for height, width in self.grids)
-
-    @property
-    def mixes_widths(self) -> bool:
-        """Whether rows end at different steps, so that a step may need padding."""
-        return self.row_ends and len({width for _, width in self.grids}) > 1
-
-    def row_end_after(self, code: int) -> list[bool | None]:
-        """For each image whether a row end follows its `code`-th code (from 0); `None` where the image is whole."""
-        done = code + 1
-        return [None if done >= height * width else self.row_ends and done % width == 0 for height, width in self.grids]
-
-    def fed_positions(self) -> int:
-        """Positions that decoding adds to the cache, padding included."""
-        return sum(2 if True in self.row_end_after(code) else 1 for code in range(self.num_codes - 1))
-
-
-def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale: float) -> torch.Tensor:
-    """Classifier-free guidance of logits (paper section 3.4)."""
-    return unconditional + guidance_scale * (conditional - unconditional)
 
 
 def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
@@ -154,83 +117,50 @@ def _check_count(name: str, count: int, num_images: int) -> None:
         )
 
 
+def distinct_prompts(
+    texts: Sequence[torch.Tensor], images: dict[str, torch.Tensor], edits: Sequence[bool]
+) -> tuple[list[int], list[int], dict[str, torch.Tensor]]:
+    """Which of some prompts are to be read: of equal ones the first.
+
+    Args:
+        texts: tensors of shape `(num_prompts, length)` that tell prompts apart.
+        images: what the processor returned for the sources: `pixel_values`, `image_grid_thw`, `source_pixel_values`,
+            `source_grid`.
+        edits: whether a prompt has a source.
+
+    Returns:
+        Indices of the prompts to read, for each prompt its place among them, and the sources of those alone.
+    """
+    patches = []
+    if "pixel_values" in images:
+        patches = list(images["pixel_values"].split(images["image_grid_thw"].prod(dim=-1).tolist()))
+    source_of = {prompt: at for at, prompt in enumerate(at for at, edit in enumerate(edits) if edit)}
+    places: dict[tuple[bytes, ...], int] = {}
+    kept, rows = [], []
+    for prompt in range(len(texts[0])):
+        parts = [text[prompt] for text in texts]
+        if prompt in source_of:
+            source = source_of[prompt]
+            parts += [patches[source]] if patches else []
+            parts += [value[source] for name, value in sorted(images.items()) if name != "pixel_values"]
+        key = tuple(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in parts)
+        if key not in places:
+            places[key] = len(kept)
+            kept.append(prompt)
+        rows.append(places[key])
+    sources = [source_of[prompt] for prompt in kept if prompt in source_of]
+    chosen = {name: value[sources] for name, value in images.items() if name != "pixel_values"}
+    if patches:
+        chosen["pixel_values"] = torch.cat([patches[source] for source in sources])
+    return kept, rows, chosen
+
+
 def pad_left(tensors: Iterable[torch.Tensor], value: int) -> torch.Tensor:
     """Concatenates 2-D tensors of different lengths, padded at the left."""
     tensors = list(tensors)
     length = max(tensor.shape[1] for tensor in tensors)
     pad = torch.nn.functional.pad
     return torch.cat([pad(tensor, (length - tensor.shape[1], 0), value=value) for tensor in tensors])
-
-
-class _Decoder:
-    """State of one request: the rows of the batch (conditional ones first), their cache, mask and positions.
-
-    It lives for one call; nothing of it is kept on the model.
-    """
-
-    def __init__(self, model, task: ImageTask, plan: ImagePlan, cache: Cache | None, repeats: int):
-        self.model, self.task, self.plan, self.cache, self.repeats = model, task, plan, cache, repeats
-        self.mask: torch.Tensor | None = None
-        self.next_position: torch.Tensor  # of each row, known after the prefill
-        # Embeddings and positions so far, kept only without a cache.
-        self.history: list[torch.Tensor] = []
-        self.history_positions: list[torch.Tensor] = []
-        config = model.config
-        eol = torch.tensor([config.eol_token_id], device=model.execution_device)
-        self.row_end = model.get_input_embeddings()(eol)
-
-    def prefill(self, embeds: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
-        """Reads the prompts and returns the last hidden state of each row."""
-        share = self.repeats > 1 and isinstance(self.cache, DynamicCache)
-        repeats = self.repeats
-        if repeats > 1 and not share:  # a cache that cannot be repeated afterwards reads each prompt `repeats` times
-            embeds, positions = embeds.repeat_interleave(repeats, 0), positions.repeat_interleave(repeats, 1)
-            mask = mask if mask is None else mask.repeat_interleave(repeats, 0)
-        self.mask = mask
-        hidden = self._forward(embeds, positions)
-        self.next_position = positions.amax(dim=(0, 2)) + 1
-        if share:
-            assert self.cache is not None
-            self.cache.batch_repeat_interleave(repeats)
-            hidden = hidden.repeat_interleave(repeats, 0)
-            self.next_position = self.next_position.repeat_interleave(repeats, 0)
-            self.mask = mask if mask is None else mask.repeat_interleave(repeats, 0)
-        return hidden
-
-    def step(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
-        """Feeds the codes just sampled, each with its row end where one follows, and returns the last hidden state.
-
-        Where rows end at different steps, an image without a row end gets a masked position before its code.
-        """
-        branches = len(self.next_position) // len(codes)
-        embeds = self.model.model.embed_codes(codes.repeat(branches), self.task).unsqueeze(1).to(self.row_end.dtype)
-        real = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        if True in row_ends:
-            # Whole images (`None`) go on unread, as if their row ended.
-            ends = torch.tensor([end is not False for end in row_ends], device=embeds.device).repeat(branches)
-            both = torch.cat([embeds, self.row_end.to(embeds.device).expand(len(embeds), 1, -1)], dim=1)
-            embeds = torch.where(ends[:, None, None], both, both.flip(1))
-            real = torch.stack([ends, torch.ones_like(ends)], dim=1).long()
-        last = self.next_position + real.sum(dim=1) - 1
-        positions = last.unsqueeze(1) - torch.arange(embeds.shape[1] - 1, -1, -1, device=last.device)
-        self.next_position = last + 1
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
-        return self._forward(embeds, positions.expand(3, -1, -1))
-
-    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        if self.cache is None:
-            self.history.append(embeds)
-            self.history_positions.append(positions)
-            embeds, positions = torch.cat(self.history, dim=1), torch.cat(self.history_positions, dim=2)
-        outputs = self.model.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-        )
-        return outputs.last_hidden_state[:, -1]
 
 
 class WallarooGenerationMixin(GenerationMixin):
@@ -248,6 +178,7 @@ class WallarooGenerationMixin(GenerationMixin):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         show_progress: bool | None = None,
         row_ends: bool | None = None,
+        decoder: str | None = None,
         generation_mode: str | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | ModelOutput:
@@ -256,7 +187,8 @@ class WallarooGenerationMixin(GenerationMixin):
         Args:
             inputs, generation_config, logits_processor: as in transformers. For images a logits processor sees the
                 codes so far `(num_images, n)` and scores `(num_images, num_embeddings)`.
-            task (`str`, *optional*): `"understand"`, `"generate"` or `"edit"`; by default what the processor noted.
+            task (`str`, *optional*): `"understand"`, `"generate"` or `"edit"`; by default what the processor noted,
+                which may be `"generate"` for some prompts and `"edit"` for others.
             seed (`int` or one an image, *optional*): an image depends on its own seed alone, whatever the batch. An
                 int gives image `i` the seed `seed + i`. For text, an int; it seeds torch's global state for the time
                 of the call, so it is not for threads.
@@ -265,6 +197,9 @@ class WallarooGenerationMixin(GenerationMixin):
                 terminal.
             row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says
                 (checkpoints of stages 1 to 3a have none).
+            decoder (`str`, *optional*): how the steps of an image are computed, see `make_decoder`: `"plain"`,
+                `"static"`, `"graphs"` (CUDA graphs) or `"compiled"`; by default the best that needs no compiling. The
+                codes are the same up to rounding.
             generation_mode (`str`, *optional*): what pipelines say: `"text"` or `"image"`; checked against the task.
                 With `"image"` the `generation_config` and `max_new_tokens` that a pipeline fills in are passed over.
             kwargs: the processor's outputs and any generation argument of transformers. For images:
@@ -277,18 +212,19 @@ class WallarooGenerationMixin(GenerationMixin):
             For `"understand"` what transformers returns: prompt and answer ids. For images the ids of the image
             turns, or a [`WallarooGenerateOutput`] with `return_dict_in_generate=True`.
         """
-        resolved = self._resolve_task(task, generation_mode, kwargs.get("task_ids"))
+        tasks = self._resolve_tasks(task, generation_mode, kwargs.get("task_ids"))
         if generation_mode == "image":  # what a pipeline adds of itself is for text
             generation_config = None
             kwargs.pop("max_new_tokens", None)
-        if not isinstance(resolved, ImageTask):
-            if generator is not None:
-                raise ValueError("`generator` is for images; text sampling takes an int `seed`.")
+        if not isinstance(tasks[0], ImageTask):
+            for name, value in (("generator", generator), ("decoder", decoder)):
+                if value is not None:
+                    raise ValueError(f"`{name}` is for images; text goes by transformers' own arguments, and `seed`.")
             return self._generate_text(inputs, generation_config, logits_processor, seed, kwargs)
         if inputs is not None:
             kwargs["input_ids"] = inputs
         return self._generate_images(
-            resolved,
+            tasks,
             generation_config,
             logits_processor,
             kwargs,
@@ -296,25 +232,34 @@ class WallarooGenerationMixin(GenerationMixin):
             generator=generator,
             show_progress=show_progress,
             row_ends=self.config.row_ends if row_ends is None else row_ends,
+            decoder_name=decoder,
         )
 
-    def _resolve_task(self, name: str | None, generation_mode: str | None, task_ids: torch.Tensor | None) -> Task:
-        indices = set() if task_ids is None else set(task_ids.tolist())
-        noted = [task for task in TASKS.values() if task.index in indices]
-        if len(noted) > 1:
-            raise ValueError("The inputs mix tasks; call `generate` once a task.")
-        task = get_task(name) if name is not None else noted[0] if noted else UNDERSTAND
-        if noted and noted[0] is not task:
+    def _resolve_tasks(
+        self, name: str | None, generation_mode: str | None, task_ids: torch.Tensor | None
+    ) -> list[Task]:
+        """The task of each prompt, or one for all."""
+        by_index = {task.index: task for task in TASKS.values()}
+        noted = [] if task_ids is None else [by_index[index] for index in task_ids.tolist()]
+        tasks = [get_task(name)] if name is not None else noted or [UNDERSTAND]
+        if len({isinstance(task, ImageTask) for task in tasks}) > 1:
             raise ValueError(
-                f"`task` is {task.name!r}, but the inputs were prepared for {noted[0].name!r}. "
-                f"Build them with `processor(..., task={task.name!r})`."
+                "The inputs mix 'understand' with tasks that make images; call `generate` once for text and once for "
+                "images."
             )
-        if generation_mode not in (None, "image" if isinstance(task, ImageTask) else "text"):
+        other = next((task for task in noted if name is not None and task.name != name), None)
+        if other is not None:
             raise ValueError(
-                f"`generation_mode` is {generation_mode!r}, but the inputs were prepared for the task {task.name!r}. "
-                "For images pass `task='generate'` or `task='edit'` to the processor, or to the pipeline call."
+                f"`task` is {name!r}, but the inputs were prepared for {other.name!r}. "
+                f"Build them with `processor(..., task={name!r})`."
             )
-        return task
+        if generation_mode not in (None, "image" if isinstance(tasks[0], ImageTask) else "text"):
+            raise ValueError(
+                f"`generation_mode` is {generation_mode!r}, but the inputs were prepared for the task "
+                f"{tasks[0].name!r}. For images pass `task='generate'` or `task='edit'` to the processor, or to the "
+                "pipeline call."
+            )
+        return tasks
 
     def _generate_text(self, inputs, generation_config, logits_processor, seed, kwargs):
         kwargs = {key: value for key, value in kwargs.items() if key != "task_ids"}
@@ -328,20 +273,32 @@ class WallarooGenerationMixin(GenerationMixin):
             return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
     def _generate_images(
-        self, task, generation_config, logits_processor, kwargs, *, seed, generator, show_progress, row_ends
+        self,
+        tasks: Sequence[ImageTask],
+        generation_config,
+        logits_processor,
+        kwargs,
+        *,
+        seed,
+        generator,
+        show_progress,
+        row_ends,
+        decoder_name,
     ):
         for name, reason in NOT_FOR_IMAGES.items():
             if kwargs.pop(name, None) is not None:
-                raise ValueError(f"`{name}` is not for the task {task.name!r}: {reason}.")
+                raise ValueError(f"`{name}` is not for the task {tasks[0].name!r}: {reason}.")
         settings, output_flags = self._image_settings(generation_config, kwargs)
         guidance_scale, repeats = settings.pop("guidance_scale"), settings.pop("num_return_sequences")
         use_cache = settings.pop("use_cache", True)
         streamer = kwargs.pop("streamer", None)
-        plan, prompt = self._prepare_prompt(task, kwargs, guidance_scale, repeats, row_ends)
-        mask = prompt["attention_mask"]
-        self._check_room(prompt, plan, kwargs.get("past_key_values"))
+        own_cache = not use_cache or any(
+            value is not None for value in (settings.get("cache_implementation"), kwargs.get("past_key_values"))
+        )
+        plan, tasks, prompts, conditional_ids = self._prepare_prompts(tasks, kwargs, guidance_scale, repeats, row_ends)
+        self._check_room(prompts, plan, kwargs.get("past_key_values"))
         if streamer is not None:
-            streamer.put(prompt["conditional_ids"].cpu())
+            streamer.put(conditional_ids.cpu())
         generators = None
         if settings["do_sample"]:
             generators = make_generators(seed, generator, len(plan.grids), self.execution_device)
@@ -349,23 +306,26 @@ class WallarooGenerationMixin(GenerationMixin):
         def decode(model, _, *, generation_config, **model_kwargs):
             # transformers always makes a cache for a prompt that comes as embeddings.
             cache = model_kwargs["past_key_values"] if use_cache else None
-            decoder = _Decoder(model, task, plan, cache, repeats)
-            hidden = decoder.prefill(model_kwargs["inputs_embeds"], mask, model_kwargs["position_ids"])
+            decoder = make_decoder(
+                model, plan, tasks, guidance_scale, cache, name=decoder_name, own_cache=own_cache
+            )
+            logits = decoder.start(prompts)
             # Made for codes, which have no prompt; those that `generate` has prepared count the prompt's rows.
             processors = model._get_logits_processor(
-                generation_config, input_ids_seq_length=0, logits_processor=logits_processor, device=hidden.device
+                generation_config, input_ids_seq_length=0, logits_processor=logits_processor, device=logits.device
             )
             return model._decode_images(
-                decoder, hidden, processors, generators, guidance_scale, streamer, show_progress, **output_flags
+                decoder, logits, processors, generators, streamer, show_progress, **output_flags
             )
 
         config = GenerationConfig(
             **settings, num_return_sequences=1, guidance_scale=1.0, num_beams=1, max_new_tokens=plan.fed_positions() + 1
         )
+        mask = torch.ones_like(prompts.positions[0]) if prompts.mask is None else prompts.mask
         return super().generate(
-            inputs_embeds=prompt["inputs_embeds"],
-            attention_mask=torch.ones_like(prompt["position_ids"][0]) if mask is None else mask,
-            position_ids=prompt["position_ids"],
+            inputs_embeds=prompts.embeds,
+            attention_mask=mask,
+            position_ids=prompts.positions,
             generation_config=config,
             custom_generate=decode,
             **kwargs,
@@ -394,11 +354,17 @@ class WallarooGenerationMixin(GenerationMixin):
             raise ValueError(f"`guidance_scale` must be a number of at least 0, but got {scale!r}; 1 means none.")
         if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
             raise ValueError(f"`num_return_sequences` must be a positive int, but got {count!r}.")
+        if not settings["do_sample"]:
+            for name in ("temperature", "top_k", "top_p"):  # of sampling alone; transformers warns of them
+                settings.pop(name)
         flags = ("return_dict_in_generate", "output_logits", "output_scores")
         return settings, {name: bool(settings.pop(name, False)) for name in flags}
 
-    def _prepare_prompt(self, task, kwargs, guidance_scale, repeats, row_ends) -> tuple[ImagePlan, dict[str, Any]]:
-        """Embeds the prompts of both branches as one left-padded batch; takes the processor's outputs from `kwargs`."""
+    def _prepare_prompts(
+        self, tasks, kwargs, guidance_scale, repeats, row_ends
+    ) -> tuple[ImagePlan, list[ImageTask], Prompts, torch.Tensor]:
+        """Embeds the distinct prompts of both branches as one left-padded batch; takes the processor's outputs from
+        `kwargs`. Returns the plan, the task of each image, the prompts, and the conditional ids."""
         text_names = ("input_ids", "attention_mask", "mm_token_type_ids")
         image_names = ("pixel_values", "image_grid_thw", "source_pixel_values", "source_grid")
         branches = [
@@ -407,12 +373,14 @@ class WallarooGenerationMixin(GenerationMixin):
         ]
         target_grid = kwargs.pop("target_grid", None)
         kwargs.pop("task_ids", None)
-        needed = ["input_ids", "mm_token_type_ids"] + (["source_pixel_values", "source_grid"] * task.has_source)
+        needed = ["input_ids", "mm_token_type_ids"]
+        if any(task.has_source for task in tasks):
+            needed += ["source_pixel_values", "source_grid"]
         missing = [name for name in needed if branches[0][name] is None] + ["target_grid"] * (target_grid is None)
         if missing:
             raise ValueError(
-                f"The task {task.name!r} needs {', '.join(f'`{name}`' for name in missing)}. "
-                f"Build the inputs with `processor(..., task={task.name!r})` and pass all of them."
+                f"The task {tasks[0].name!r} needs {', '.join(f'`{name}`' for name in missing)}. "
+                f"Build the inputs with `processor(..., task={tasks[0].name!r})` and pass all of them."
             )
         if guidance_scale == 1:
             branches.pop()
@@ -428,13 +396,14 @@ class WallarooGenerationMixin(GenerationMixin):
                 branch["attention_mask"] = torch.ones_like(branch["input_ids"])
             if not bool(branch["attention_mask"][:, -1].all()):
                 raise ValueError("`input_ids` is padded at the right; prompts of different lengths are padded left.")
-        device = self.execution_device
+        count = len(branches[0]["input_ids"])
+        tasks = list(tasks) if len(tasks) == count else [tasks[0]] * count
         pad_id = self.config.generate_image_pad_token_id
-        ids = pad_left((branch["input_ids"] for branch in branches), pad_id).to(device)
-        types = pad_left((branch["mm_token_type_ids"] for branch in branches), 0).to(device)
-        mask = pad_left((branch["attention_mask"] for branch in branches), 0).to(device)
+        ids = pad_left((branch["input_ids"] for branch in branches), pad_id)
+        types = pad_left((branch["mm_token_type_ids"] for branch in branches), 0)
+        mask = pad_left((branch["attention_mask"] for branch in branches), 0)
         images = {
-            name: torch.cat([branch[name] for branch in branches]).to(device)
+            name: torch.cat([branch[name] for branch in branches])
             for name in image_names
             if branches[0][name] is not None
         }
@@ -446,21 +415,28 @@ class WallarooGenerationMixin(GenerationMixin):
                 "(`row_ends=False`, stages 1 to 3a) an image is a square."
             )
         plan = ImagePlan(grids, row_ends)
+        edits = [task.has_source for task in tasks] * len(branches)
+        kept, rows, images = distinct_prompts((ids, types, mask), images, edits)
+        device = self.execution_device
+        ids, types, mask = (tensor[kept].to(device) for tensor in (ids, types, mask))
+        images = {name: tensor.to(device) for name, tensor in images.items()}
         positions, _ = self.model.get_rope_index(
             ids, types, image_grid_thw=images.get("image_grid_thw"), attention_mask=mask
         )
         # Without padding there is no mask, which lets attention take its fastest path.
         needs_mask = plan.mixes_widths or not bool(mask.all())
-        return plan, {
-            "inputs_embeds": self.model.embed_inputs(ids, types, **images),
-            "attention_mask": mask if needs_mask else None,
-            "position_ids": positions,
-            "conditional_ids": branches[0]["input_ids"],
-        }
+        prompts = Prompts(
+            self.model.embed_inputs(ids, types, **images),
+            mask if needs_mask else None,
+            positions,
+            torch.tensor(rows, device=device).repeat_interleave(repeats),
+        )
+        tasks = [task for task in tasks for _ in range(repeats)]
+        return plan, tasks, prompts, branches[0]["input_ids"]
 
-    def _check_room(self, prompt, plan, cache) -> None:
+    def _check_room(self, prompts: Prompts, plan: ImagePlan, cache) -> None:
         """Raises where prompt and image do not fit the model's positions or the user's cache."""
-        length = prompt["inputs_embeds"].shape[1]
+        length = prompts.embeds.shape[1]
         needed = length + plan.fed_positions()
         limit = self.config.text_config.max_position_embeddings
         if needed > limit:
@@ -482,11 +458,10 @@ class WallarooGenerationMixin(GenerationMixin):
 
     def _decode_images(
         self,
-        decoder: _Decoder,
-        hidden: torch.Tensor,
+        decoder: PlainDecoder | StaticDecoder,
+        logits: torch.Tensor,
         logits_processor: LogitsProcessorList,
         generators: Sequence[torch.Generator] | None,
-        guidance_scale: float,
         streamer: Any,
         show_progress: bool | None,
         *,
@@ -494,19 +469,14 @@ class WallarooGenerationMixin(GenerationMixin):
         output_logits: bool,
         output_scores: bool,
     ) -> torch.Tensor | WallarooGenerateOutput:
-        """The loop: head, guidance, logits processors, sampling, and the next forward with its row ends."""
+        """The loop: logits processors, sampling, and the next step with its row ends."""
         plan, offset = decoder.plan, self.config.text_vocab_size
-        head = self.head_of(decoder.task)
-        codes = torch.zeros(len(plan.grids), plan.num_codes, dtype=torch.long, device=hidden.device)
+        codes = torch.zeros(len(plan.grids), plan.num_codes, dtype=torch.long, device=logits.device)
         all_logits: list[torch.Tensor] = []
         all_scores: list[torch.Tensor] = []
         # `disable=None` is tqdm's own "only on a terminal".
         disable = None if show_progress is None else not show_progress
-        for code in logging.tqdm(range(plan.num_codes), desc=f"{decoder.task.name}", unit="code", disable=disable):
-            logits = head(hidden).float()
-            if guidance_scale != 1:
-                conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, guidance_scale)
+        for code in logging.tqdm(range(plan.num_codes), desc="image", unit="code", disable=disable):
             scores = logits_processor(codes[:, :code], logits)
             codes[:, code] = sample_codes(scores, generators)
             if output_logits:
@@ -517,7 +487,7 @@ class WallarooGenerationMixin(GenerationMixin):
             if streamer is not None:
                 self._stream(streamer, codes[:, code] + offset, row_ends)
             if code + 1 < plan.num_codes:
-                hidden = decoder.step(codes[:, code], row_ends)
+                logits = decoder.advance(codes[:, code], row_ends)
         if streamer is not None:
             streamer.end()
         grids = [codes[index, : height * width].view(height, width) for index, (height, width) in enumerate(plan.grids)]

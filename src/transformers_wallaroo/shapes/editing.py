@@ -24,6 +24,13 @@ BESIDE_SHARE = 0.5
 # A kind for training alone: the source once more. It shows where in the source each cell of the target is, before there
 # is anything to change.
 COPY = "copy"
+# Another: several changes of a fuller picture. In an edit of few things most cells of the target are the source's, so
+# there is little to learn from each.
+CHANGES = "changes"
+CHANGED = ("remove", "adjust", "replace", "add", "action")
+MAX_CHANGES = 6
+# How often each of the changes of the whole picture is among them.
+WHOLE_SHARE = 0.15
 
 Cell = tuple[int, int]
 
@@ -45,13 +52,13 @@ Change = Callable[[Draw, tuple[Scene, ...], tuple[Cell, ...]], Step | None]
 def build(kind: str, draw: Draw) -> Built | None:
     """Source, target and instruction. With `held_out=True` a thing the edit is about is a held-out combination, before
     or after it; where it is about the whole picture, any thing."""
-    if kind == COPY:
+    if kind in (COPY, CHANGES):
         draw.fill()
     else:
         draw.crowd(*NUM_THINGS.get(kind, (1, MAX_THINGS)))
     style = draw.plan.choice(STYLES) if kind == "style" else draw.style()
     source = draw.scene(style=style)
-    step = _compose(draw, source) if kind == "compose" else _CHANGES[kind](draw, (source,), ())
+    step = _BUILDERS[kind](draw, source) if kind in _BUILDERS else _STEPS[kind](draw, (source,), ())
     if step is None or (draw.held_out is False and (source.holds_out() or step.scene.holds_out())):
         return None
     if draw.held_out is True and not _is_about_held_out(source, step):
@@ -73,12 +80,30 @@ def _is_about_held_out(source: Scene, step: Step) -> bool:
 def _compose(draw: Draw, source: Scene) -> Step | None:
     """Two changes of different kinds and things; each is told in words that are clear before and after the other."""
     first_kind, second_kind = draw.plan.sample(COMPOSED, 2)
-    first = _CHANGES[first_kind](draw, (source,), ())
-    second = first and _CHANGES[second_kind](draw, (source, first.scene), first.cells)
+    first = _STEPS[first_kind](draw, (source,), ())
+    second = first and _STEPS[second_kind](draw, (source, first.scene), first.cells)
     if first is None or second is None:
         return None
     text = draw.language.say(draw.wording, "compose", one=first.text, two=second.text)
     return Step(text, second.scene, first.cells + second.cells)
+
+
+def _change_many(draw: Draw, source: Scene) -> Step | None:
+    """Up to `MAX_CHANGES` changes, and now and then of the background and of the style, in any order. Those that
+    cannot be made are left out."""
+    kinds = [draw.rng.choice(CHANGED) for _ in range(draw.plan.randint(1, MAX_CHANGES))]
+    kinds += [kind for kind in ("background", "style") if draw.rng.random() < WHOLE_SHARE]
+    draw.rng.shuffle(kinds)
+    steps: list[Step] = []
+    for kind in kinds:
+        scenes = (source, *(step.scene for step in steps))
+        step = _STEPS[kind](draw, scenes, tuple(cell for step in steps for cell in step.cells))
+        if step is not None:
+            steps.append(step)
+    if not steps:
+        return None
+    text = draw.language.list([step.text for step in steps])
+    return Step(text, steps[-1].scene, tuple(cell for step in steps for cell in step.cells))
 
 
 def _subject(draw: Draw, scenes: tuple[Scene, ...], avoid: tuple[Cell, ...]) -> tuple[Thing, Look] | None:
@@ -193,7 +218,7 @@ def _copy(draw: Draw, scenes: tuple[Scene, ...], _: tuple[Cell, ...]) -> Step:
     return Step(draw.language.say(draw.wording, "copy"), scenes[-1])
 
 
-_CHANGES: dict[str, Change] = {
+_STEPS: dict[str, Change] = {
     "add": _add,
     "remove": _about("remove", _remove),
     "replace": _about("replace", _replace),
@@ -204,4 +229,6 @@ _CHANGES: dict[str, Change] = {
     "action": _about("action", _action),
     COPY: _copy,
 }
+# Those of several steps.
+_BUILDERS: dict[str, Callable[[Draw, Scene], Step | None]] = {"compose": _compose, CHANGES: _change_many}
 KINDS = ("add", "remove", "replace", "adjust", "background", "extract", "style", "compose", "action")

@@ -33,7 +33,7 @@ SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width 
 TRAINING_KINDS: dict[str, tuple[str, ...]] = {
     "understand": (understanding.CONVERSATION, GRID, understanding.LIST),
     "generate": (GRID,),
-    "edit": (editing.COPY,),
+    "edit": (editing.COPY, editing.CHANGES),
 }
 MAX_ATTEMPTS = 10_000
 

@@ -1,0 +1,718 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""How a decode step is computed: by transformers' own forward and cache, or by a leaner one over a static cache."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VLAttention,
+    Qwen2_5_VLDecoderLayer,
+    Qwen2_5_VLRMSNorm,
+    Qwen2MLP,
+)
+
+from .image_grid_wallaroo import ImageTask
+
+# How a step may be computed, see `make_decoder`.
+DECODERS = ("plain", "static", "graphs", "compiled")
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """The images of one request: what is known before the first step.
+
+    Attributes:
+        grids: (grid_height, grid_width) of each image, in cells.
+        row_ends: whether a row end is forced between two rows.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    row_ends: bool
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of the largest image: the number of sampling steps."""
+        return max(height * width for height, width in self.grids)
+
+    @property
+    def mixes_widths(self) -> bool:
+        """Whether rows end at different steps, so that a step may need padding."""
+        return self.row_ends and len({width for _, width in self.grids}) > 1
+
+    def row_end_after(self, code: int) -> list[bool | None]:
+        """For each image whether a row end follows its `code`-th code (from 0); `None` where the image is whole."""
+        done = code + 1
+        return [None if done >= height * width else self.row_ends and done % width == 0 for height, width in self.grids]
+
+    def fed_positions(self) -> int:
+        """Positions that decoding adds to the cache, padding included."""
+        return sum(2 if True in self.row_end_after(code) else 1 for code in range(self.num_codes - 1))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the images of a request start from: prompts that are read once, and which of them each row goes on from.
+
+    Attributes:
+        embeds (`torch.FloatTensor` of shape `(num_prompts, prompt_length, hidden_size)`): left-padded.
+        mask (`torch.LongTensor` of shape `(num_prompts, prompt_length)`, *optional*): 0 where padding is; `None` where
+            there is none, now or later.
+        positions (`torch.LongTensor` of shape `(3, num_prompts, prompt_length)`).
+        rows (`torch.LongTensor` of shape `(num_branches * num_images,)`): the prompt of each row. The conditional rows
+            of all images come first, the unconditional ones follow in the same order.
+    """
+
+    embeds: torch.Tensor
+    mask: torch.Tensor | None
+    positions: torch.Tensor
+    rows: torch.Tensor
+
+
+def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Classifier-free guidance of logits (paper section 3.4)."""
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+class TaskGroups(NamedTuple):
+    """Which images of a batch are of which task.
+
+    Attributes:
+        tasks: each once.
+        images: the indices of each task's images; none where there is one task.
+        order (`torch.LongTensor`, *optional*): puts what was computed task by task back into the order of the images.
+    """
+
+    tasks: tuple[ImageTask, ...]
+    images: tuple[torch.Tensor, ...] = ()
+    order: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, tasks: Sequence[ImageTask], device: torch.device) -> "TaskGroups":
+        """The groups of images of these tasks."""
+        distinct = tuple({task.name: task for task in tasks}.values())
+        if len(distinct) == 1:
+            return cls(distinct)
+        indices = [[at for at, other in enumerate(tasks) if other.name == task.name] for task in distinct]
+        order = torch.tensor([at for group in indices for at in group], device=device).argsort()
+        return cls(distinct, tuple(torch.tensor(group, device=device) for group in indices), order)
+
+
+def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
+    """Embeddings `(num_images, ..., hidden_size)` of codes `(num_images, ...)`, each by its task's adapter."""
+    if groups.order is None:
+        return model.model.embed_codes(codes, groups.tasks[0])
+    parts = [model.model.embed_codes(codes[images], task) for task, images in zip(groups.tasks, groups.images, strict=True)]
+    return torch.cat(parts)[groups.order]
+
+
+def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Logits `(num_images, ..., num_embeddings)`, float32 and guided, of hidden states `(num_rows, ..., hidden_size)`,
+    each by its task's head."""
+    branches = hidden.unflatten(0, (1 if guidance_scale == 1 else 2, -1))
+    if groups.order is None:
+        logits = model.head_of(groups.tasks[0])(branches).float()
+    else:
+        parts = [
+            model.head_of(task)(branches[:, images]).float()
+            for task, images in zip(groups.tasks, groups.images, strict=True)
+        ]
+        logits = torch.cat(parts, dim=1)[:, groups.order]
+    return logits[0] if guidance_scale == 1 else guide(logits[0], logits[1], guidance_scale)
+
+
+class PlainDecoder:
+    """State of one request that is decoded by transformers' own forward: any cache, any attention, any hook.
+
+    It lives for one call; nothing of it is kept on the model.
+    """
+
+    def __init__(
+        self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance_scale: float, cache: Cache | None
+    ):
+        self.model, self.plan, self.guidance_scale, self.cache = model, plan, guidance_scale, cache
+        self.groups = TaskGroups.of(tasks, model.execution_device)
+        self.mask: torch.Tensor | None = None
+        self.next_position: torch.Tensor  # of each row, known after the prefill
+        # Embeddings and positions so far, kept only without a cache.
+        self.history: list[torch.Tensor] = []
+        self.history_positions: list[torch.Tensor] = []
+        self.row_end = row_end_embedding(model)
+
+    def start(self, prompts: Prompts) -> torch.Tensor:
+        """Reads the prompts and returns the logits of the first codes, `(num_images, num_embeddings)`."""
+        embeds, positions, rows = prompts.embeds, prompts.positions, prompts.rows
+        self.mask = prompts.mask
+        share = isinstance(self.cache, DynamicCache)
+        if not share:  # a cache whose rows cannot be selected reads the prompt of each
+            embeds, positions = embeds[rows], positions[:, rows]
+            self.mask = None if self.mask is None else self.mask[rows]
+        hidden = self._forward(embeds, positions)
+        if share:
+            assert self.cache is not None
+            self.cache.batch_select_indices(rows)
+            hidden, positions = hidden[rows], positions[:, rows]
+            self.mask = None if self.mask is None else self.mask[rows]
+        self.next_position = positions.amax(dim=(0, 2)) + 1
+        return predict(self.model, self.groups, hidden, self.guidance_scale)
+
+    def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
+        """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits.
+
+        Where rows end at different steps, an image without a row end gets a masked position before its code.
+        """
+        branches = len(self.next_position) // len(codes)
+        embeds = embed_codes(self.model, self.groups, codes).unsqueeze(1).to(self.row_end.dtype)
+        embeds = embeds.repeat(branches, 1, 1)
+        real = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        if True in row_ends:
+            # Whole images (`None`) go on unread, as if their row ended.
+            ends = torch.tensor([end is not False for end in row_ends], device=embeds.device).repeat(branches)
+            both = torch.cat([embeds, self.row_end.to(embeds.device).expand(len(embeds), 1, -1)], dim=1)
+            embeds = torch.where(ends[:, None, None], both, both.flip(1))
+            real = torch.stack([ends, torch.ones_like(ends)], dim=1).long()
+        last = self.next_position + real.sum(dim=1) - 1
+        positions = last.unsqueeze(1) - torch.arange(embeds.shape[1] - 1, -1, -1, device=last.device)
+        self.next_position = last + 1
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
+        return predict(
+            self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance_scale
+        )
+
+    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        if self.cache is None:
+            self.history.append(embeds)
+            self.history_positions.append(positions)
+            embeds, positions = torch.cat(self.history, dim=1), torch.cat(self.history_positions, dim=2)
+        return read(self.model, embeds, self.mask, positions, self.cache)
+
+
+def row_end_embedding(model) -> torch.Tensor:
+    """Embedding of the row end, `(1, hidden_size)`."""
+    return model.get_input_embeddings()(torch.tensor([model.config.eol_token_id], device=model.execution_device))
+
+
+def read(model, embeds, mask, positions, cache) -> torch.Tensor:
+    """The last hidden state of each row, `(num_rows, hidden_size)`, by transformers' own forward."""
+    outputs = model.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return outputs.last_hidden_state[:, -1]
+
+
+# ---------------------------------------------------------------------- the lean step
+
+# Weight and bias of a linear layer, or the module where it is more than that (quantised, with LoRA).
+Projection = tuple[torch.Tensor, torch.Tensor | None] | nn.Module
+
+
+class LayerWeights(NamedTuple):
+    """What a decode step needs of a decoder layer. `qkv` and `gate_up` are one projection each where they are fused."""
+
+    input_norm: torch.Tensor
+    qkv: tuple[Projection, ...]
+    out: Projection
+    post_norm: torch.Tensor
+    gate_up: tuple[Projection, ...]
+    down: Projection
+
+
+class Heads(NamedTuple):
+    """Numbers of the attention and the norms."""
+
+    query: int
+    key_value: int
+    dim: int
+    eps: float
+
+
+def project(projections: Sequence[Projection], hidden: torch.Tensor) -> torch.Tensor:
+    """What the projections make of `hidden`, side by side."""
+    parts = [F.linear(hidden, *each) if isinstance(each, tuple) else each(hidden) for each in projections]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def run_layers(
+    layers: Sequence[LayerWeights],
+    norm: torch.Tensor,
+    heads: Heads,
+    hidden: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    slots: torch.Tensor,
+    mask: torch.Tensor | None,
+    length: int,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """The language model on a few new positions a row, over a static cache that it writes to.
+
+    Args:
+        layers, norm, heads: of the language model.
+        hidden (`torch.FloatTensor` of shape `(num_rows, new, hidden_size)`): embeddings.
+        rotary: cosine and signed sine, `(num_rows, new, 1, head_dim)`, see `rotary_table`.
+        slots (`torch.LongTensor` of shape `(num_rows, new)`): where in the cache each position goes.
+        mask (`torch.FloatTensor` of shape `(num_rows, 1, 1 or new * group, length)`, *optional*): added to the scores
+            of attention.
+        length: slots that are read.
+        keys, values: a layer each, `(num_rows, num_slots, num_key_value_heads, head_dim)`.
+
+    Returns:
+        Hidden states after the last norm, of the shape of `hidden`.
+    """
+    rows, new, width = hidden.shape
+    group = heads.query // heads.key_value
+    cos, sin = rotary
+    num_slots = keys[0].shape[1]
+    flat = (slots + torch.arange(rows, device=slots.device)[:, None] * num_slots).flatten()
+    for layer, key_cache, value_cache in zip(layers, keys, values, strict=True):
+        states = F.rms_norm(hidden, (width,), layer.input_norm, heads.eps)
+        states = project(layer.qkv, states).view(rows, new, -1, heads.dim)
+        turned, value = states.split((heads.query + heads.key_value, heads.key_value), dim=2)
+        # Rotary positions: the halves change places, the sign of the first is in `sin`.
+        turned = torch.addcmul(turned * cos, turned.roll(heads.dim // 2, -1), sin)
+        query, key = turned.split((heads.query, heads.key_value), dim=2)
+        key_cache.view(-1, heads.key_value, heads.dim).index_copy_(0, flat, key.flatten(0, 1))
+        value_cache.view(-1, heads.key_value, heads.dim).index_copy_(0, flat, value.flatten(0, 1))
+        # The query heads of one key head are further queries to it, so that no key is repeated.
+        query = query.unflatten(2, (heads.key_value, group)).transpose(1, 2).flatten(2, 3)
+        states = F.scaled_dot_product_attention(
+            query,
+            key_cache[:, :length].transpose(1, 2),
+            value_cache[:, :length].transpose(1, 2),
+            attn_mask=mask,
+            scale=heads.dim**-0.5,
+        )
+        states = states.unflatten(2, (new, group)).transpose(1, 2).flatten(2)
+        hidden = hidden + project((layer.out,), states)
+        states = F.rms_norm(hidden, (width,), layer.post_norm, heads.eps)
+        gate, up = project(layer.gate_up, states).chunk(2, dim=-1)
+        hidden = hidden + project((layer.down,), F.silu(gate) * up)
+    return F.rms_norm(hidden, (width,), norm, heads.eps)
+
+
+def attention_mask(
+    window: torch.Tensor, padding: torch.Tensor, slots: torch.Tensor, group: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """What is added to the scores of attention, `(num_rows, 1, 1 or new * group, length)`: a position sees the slots
+    from the end of its row's padding up to its own.
+
+    Args:
+        window (`torch.LongTensor` of shape `(length,)`): 0, 1, 2, ...
+        padding (`torch.LongTensor` of shape `(num_rows,)`): slots at the start of each row that hold nothing.
+    """
+    seen = (window >= padding[:, None, None]) & (window <= slots[:, :, None])
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
+    if slots.shape[1] == 1:
+        return mask[:, None]
+    return mask.repeat_interleave(group, dim=1)[:, None]
+
+
+def rotary_table(language_model, length: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine `(length, head_dim)` of 1-D positions; the first half of the sine has its sign turned, see
+    `run_layers`. On codes and row ends all axes of M-RoPE agree."""
+    positions = torch.arange(length, device=like.device).expand(3, 1, -1)
+    cos, sin = (each.reshape(-1, *each.shape[-2:])[0] for each in language_model.rotary_emb(like, positions))
+    first, second = sin.chunk(2, dim=-1)
+    return cos, torch.cat([-first, second], dim=-1)
+
+
+def why_not_lean(model) -> str | None:
+    """What keeps `model` from the lean step, in words; `None` where nothing does."""
+    language_model = model.model.language_model
+    for module in (language_model, model):
+        if hasattr(module, "_hf_hook") and type(module._hf_hook).__name__ != "SequentialHook":
+            return "its weights are placed by accelerate's hooks"
+    if torch.is_autocast_enabled(model.execution_device.type):
+        return "autocast is on"
+    if "sliding_attention" in getattr(model.config.text_config, "layer_types", None) or ():
+        return "it has sliding attention"
+    known = (Qwen2_5_VLDecoderLayer, Qwen2_5_VLAttention, Qwen2MLP, Qwen2_5_VLRMSNorm)
+    for layer in language_model.layers:
+        parts = (layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
+        for part in parts:
+            if type(part) not in known:
+                return f"it has a {type(part).__name__}, which is not Qwen2.5-VL's"
+            if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
+                return f"a {type(part).__name__} has a hook"
+        if layer.input_layernorm.weight.device != model.execution_device:
+            return "its layers are on several devices"
+    return None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a linear layer is its weight and bias and no more. A quantised weight is a tensor of its own class."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return type(module) is nn.Linear and not hooked
+
+
+def _qkv(layer: nn.Module) -> tuple[nn.Module, ...]:
+    return layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
+
+
+def _gate_up(layer: nn.Module) -> tuple[nn.Module, ...]:
+    return layer.mlp.gate_proj, layer.mlp.up_proj
+
+
+def _projections(modules: Sequence[nn.Module]) -> tuple[Projection, ...]:
+    """The modules' weights; as one where they lie one after the other in memory, as `fuse` leaves them."""
+    if not all(_is_plain(module) for module in modules):
+        return tuple((module.weight, module.bias) if _is_plain(module) else module for module in modules)
+    fused = [_joined([getattr(module, name) for module in modules]) for name in ("weight", "bias")]
+    if len(modules) > 1 and fused[0] is not None and (fused[1] is not None or modules[0].bias is None):
+        return ((fused[0], fused[1]),)
+    return tuple((module.weight, module.bias) for module in modules)
+
+
+def _joined(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """One view of tensors that lie one after the other in one piece of memory; `None` where they do not."""
+    tensors = [part for part in parts if part is not None]
+    if len(tensors) < len(parts) or any(type(part) not in (torch.Tensor, nn.Parameter) for part in tensors):
+        return None
+    first, offset = tensors[0], tensors[0].storage_offset()
+    for part in tensors:
+        ours = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not ours or part.storage_offset() != offset or not part.is_contiguous():
+            return None
+        offset += part.numel()
+    length = sum(part.shape[0] for part in tensors)
+    return first.detach().as_strided((length, *first.shape[1:]), first.stride())
+
+
+def fuse(model) -> int:
+    """Lays the weights of query, key and value, and of gate and up, one after the other in memory, so that a step
+    multiplies by them at once. Names, shapes and values of the weights stay.
+
+    Returns:
+        How many groups of projections are fused; quantised ones and those with LoRA stay apart.
+    """
+    groups = [group(layer) for layer in model.model.language_model.layers for group in (_qkv, _gate_up)]
+    done = 0
+    for modules in groups:
+        weights = [module.weight for module in modules if _is_plain(module)]
+        if len(weights) < len(modules) or any(type(weight) is not nn.Parameter for weight in weights):
+            continue
+        for name in ("weight", "bias"):
+            parts = [getattr(module, name) for module in modules]
+            if all(part is not None for part in parts) and _joined(parts) is None:
+                pieces = torch.cat([part.data for part in parts]).split([len(part) for part in parts])
+                for part, piece in zip(parts, pieces, strict=True):
+                    part.data = piece
+        done += 1
+    return done
+
+
+def layer_weights(model) -> list[LayerWeights]:
+    """What the lean step needs of each decoder layer."""
+    return [
+        LayerWeights(
+            layer.input_layernorm.weight,
+            _projections(_qkv(layer)),
+            _projections((layer.self_attn.o_proj,))[0],
+            layer.post_attention_layernorm.weight,
+            _projections(_gate_up(layer)),
+            _projections((layer.mlp.down_proj,))[0],
+        )
+        for layer in model.model.language_model.layers
+    ]
+
+
+class StepState(NamedTuple):
+    """Tensors that a step reads and writes in place; their addresses do not change from step to step.
+
+    Attributes:
+        next_slot, next_position (`torch.LongTensor` of shape `(num_rows,)`): of each row.
+        padding (`torch.LongTensor` of shape `(num_rows,)`): slots at the start of each row that hold nothing.
+        cos, sin (`torch.FloatTensor` of shape `(num_positions, head_dim)`): see `rotary_table`.
+        row_end (`torch.FloatTensor` of shape `(1, hidden_size)`): embedding of the row end.
+        keys, values: a layer each, `(num_rows, num_slots, num_key_value_heads, head_dim)`. The last slot takes what
+            nothing may see.
+    """
+
+    next_slot: torch.Tensor
+    next_position: torch.Tensor
+    padding: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    row_end: torch.Tensor
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+
+def decode_step(
+    model,
+    layers: Sequence[LayerWeights],
+    norm: torch.Tensor,
+    heads: Heads,
+    groups: TaskGroups,
+    state: StepState,
+    codes: torch.Tensor,
+    ends: torch.Tensor | None,
+    window: torch.Tensor,
+    padded: bool,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """Feeds a code an image, with a row end after it where `ends` says so, and returns the next logits.
+
+    It waits for nothing on the host. A row without a row end, beside one with, has its code in the second place and in
+    the first something that goes to the last slot.
+
+    Args:
+        codes (`torch.LongTensor` of shape `(num_images,)`): as sampled.
+        ends (`torch.BoolTensor` of shape `(num_images,)`, *optional*): `None` where no row ends.
+        window (`torch.LongTensor` of shape `(length,)`): 0, 1, 2, ...: the slots that are read.
+        padded: whether any slot of the window must not be seen.
+
+    Returns:
+        Guided logits, float32, `(num_images, num_embeddings)`.
+    """
+    branches = 1 if guidance_scale == 1 else 2
+    embeds = embed_codes(model, groups, codes).to(state.row_end.dtype).repeat(branches, 1)[:, None]
+    slot, position = state.next_slot, state.next_position
+    if ends is None:
+        slots, positions = slot[:, None], position[:, None]
+        state_moves: torch.Tensor | int = 1
+    else:
+        ends = ends.repeat(branches)
+        both = torch.cat([embeds, state.row_end.expand(len(embeds), 1, -1)], dim=1)
+        embeds = torch.where(ends[:, None, None], both, both.flip(1))
+        state_moves = 1 + ends.long()
+        trash = state.keys[0].shape[1] - 1
+        slots = torch.stack([slot.where(ends, trash), slot + ends.long()], dim=1)
+        positions = torch.stack([position, position + ends.long()], dim=1)
+    mask = None
+    if padded or ends is not None:
+        mask = attention_mask(window, state.padding, slots, heads.query // heads.key_value, embeds.dtype)
+    rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
+    hidden = run_layers(
+        layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values
+    )
+    state.next_slot.add_(state_moves)
+    state.next_position.add_(state_moves)
+    return predict(model, groups, hidden[:, -1], guidance_scale)
+
+
+class StaticDecoder:
+    """State of one request that is decoded by the lean step over a static cache.
+
+    Images that are whole leave the batch.
+
+    Args:
+        run: `decode_step`, or what runs it faster.
+        whole_window: whether each step reads all slots, so that no shape changes from step to step.
+    """
+
+    def __init__(
+        self,
+        model,
+        plan: ImagePlan,
+        tasks: Sequence[ImageTask],
+        guidance_scale: float,
+        run: Callable[..., torch.Tensor] = decode_step,
+        whole_window: bool = False,
+    ):
+        self.model, self.plan, self.guidance_scale = model, plan, guidance_scale
+        self.run, self.whole_window = run, whole_window
+        self.tasks = list(tasks)
+        self.images = list(range(len(tasks)))  # those in the batch
+        config = model.config.text_config
+        dim = config.hidden_size // config.num_attention_heads
+        self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
+        self.layers, self.norm = layer_weights(model), model.model.language_model.norm.weight
+        self.groups = TaskGroups.of(tasks, model.execution_device)
+        self.code = 0  # that was fed last, plus one
+        self.used = 0  # slots of the fullest row
+        self.state: StepState
+        self.window: torch.Tensor
+        self.ends: torch.Tensor
+        self.padded = True
+
+    def start(self, prompts: Prompts) -> torch.Tensor:
+        """Reads the prompts and returns the logits of the first codes, `(num_images, num_embeddings)`."""
+        model, rows = self.model, prompts.rows
+        cache = DynamicCache(config=model.config.text_config)
+        hidden = read(model, prompts.embeds, prompts.mask, prompts.positions, cache)[rows]
+        num_rows, length, device = len(rows), prompts.embeds.shape[1], hidden.device
+        num_slots = length + self.plan.fed_positions() + 1
+        buffers: list[torch.Tensor] = []
+        for layer in cache.layers:
+            for filled in (layer.keys, layer.values):
+                buffer = filled.new_zeros(num_rows, num_slots, *filled.shape[1::2])
+                buffer[:, :length] = filled.transpose(1, 2)[rows]
+                buffers.append(buffer)
+            layer.keys = layer.values = None
+        padding = rows.new_zeros(num_rows)
+        if prompts.mask is not None:
+            padding = (length - prompts.mask.sum(dim=1)).to(rows)[rows]
+        self.padded = prompts.mask is not None or self.whole_window
+        self.state = StepState(
+            rows.new_full((num_rows,), length),
+            (prompts.positions.amax(dim=(0, 2)) + 1)[rows],
+            padding,
+            *rotary_table(model.model.language_model, num_slots, hidden),
+            row_end_embedding(model),
+            tuple(buffers[::2]),
+            tuple(buffers[1::2]),
+        )
+        self.used = length
+        self.window = torch.arange(num_slots, device=device)
+        after = [self.plan.row_end_after(code) for code in range(self.plan.num_codes)]
+        self.ends = torch.tensor([[end is True for end in ends] for ends in after], device=device)
+        return predict(model, self.groups, hidden, self.guidance_scale)
+
+    def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
+        """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits; of
+        images that are whole something."""
+        staying = [image for image in self.images if row_ends[image] is not None]
+        if len(staying) < len(self.images):
+            self._keep(staying)
+        everyone = len(self.images) == len(codes)
+        codes = codes if everyone else codes[self.images]
+        ends = None
+        if any(row_ends[image] for image in self.images):
+            ends = self.ends[self.code] if everyone else self.ends[self.code, self.images]
+        self.code += 1
+        self.used += 1 if ends is None else 2
+        logits = self.run(
+            self.model,
+            self.layers,
+            self.norm,
+            self.heads,
+            self.groups,
+            self.state,
+            codes,
+            ends,
+            self.window if self.whole_window else self.window[: self.used],
+            self.padded,
+            self.guidance_scale,
+        )
+        if everyone:
+            return logits
+        return logits.new_zeros(len(row_ends), logits.shape[-1]).index_copy_(0, self._index(self.images), logits)
+
+    def _index(self, images: list[int]) -> torch.Tensor:
+        return torch.tensor(images, device=self.window.device)
+
+    def _keep(self, images: list[int]) -> None:
+        """Leaves only these images in the batch."""
+        places = [self.images.index(image) for image in images]
+        rows = torch.arange(len(self.state.padding), device=self.window.device)
+        rows = rows.unflatten(0, (-1, len(self.images)))[:, places].flatten()
+        state = self.state
+        self.state = StepState(
+            state.next_slot[rows],
+            state.next_position[rows],
+            state.padding[rows],
+            state.cos,
+            state.sin,
+            state.row_end,
+            tuple(each[rows] for each in state.keys),
+            tuple(each[rows] for each in state.values),
+        )
+        self.images = images
+        self.groups = TaskGroups.of([self.tasks[image] for image in images], rows.device)
+
+
+@functools.cache
+def _compiled_step() -> Callable[..., torch.Tensor]:
+    return torch.compile(decode_step)
+
+
+def compiled_step(*args: Any) -> torch.Tensor:
+    """`decode_step`, compiled once for all steps, prompts and images of one size."""
+    state, window = args[5], args[8]
+    torch._dynamo.maybe_mark_dynamic(window, 0)
+    for cache in (*state.keys, *state.values):
+        torch._dynamo.maybe_mark_dynamic(cache, 1)
+    return _compiled_step()(*args)
+
+
+class GraphedStep:
+    """`decode_step`, or the compiled one, recorded as a CUDA graph and played again at each step of one request.
+
+    There are two graphs, without and with row ends, for each number of images in the batch.
+    """
+
+    def __init__(self, run: Callable[..., torch.Tensor]):
+        self.run = run
+        self.graphs: dict[tuple[int, bool], tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
+
+    def __call__(self, *args: Any) -> torch.Tensor:
+        codes, ends = args[6], args[7]
+        key = (len(codes), ends is not None)
+        if key not in self.graphs:
+            self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == key[0]}
+            self.graphs[key] = self._record(args)
+        graph, codes_in, ends_in, logits = self.graphs[key]
+        codes_in.copy_(codes)
+        if ends_in is not None:
+            ends_in.copy_(ends)
+        graph.replay()
+        return logits.clone()
+
+    def _record(self, args: tuple[Any, ...]) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        state, codes, ends = args[5], args[6].clone(), None if args[7] is None else args[7].clone()
+        args = (*args[:6], codes, ends, *args[8:])
+        # What a warm-up moves is put back; the slots it writes are written anew.
+        moved = [(each, each.clone()) for each in (state.next_slot, state.next_position)]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                self.run(*args)
+                for each, before in moved:
+                    each.copy_(before)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self.run(*args)
+        return graph, codes, ends, logits
+
+
+def make_decoder(
+    model,
+    plan: ImagePlan,
+    tasks: Sequence[ImageTask],
+    guidance_scale: float,
+    cache: Cache | None,
+    *,
+    name: str | None,
+    own_cache: bool,
+) -> PlainDecoder | StaticDecoder:
+    """The decoder of a request.
+
+    Args:
+        cache: what `PlainDecoder` goes on from; `None` computes everything anew at each step.
+        name: `"plain"` is transformers' forward; `"static"` the lean step; `"graphs"` the same as CUDA graphs;
+            `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default the best that needs no
+            compiling: graphs on a GPU, static elsewhere, and plain where the model or the call wants more than the
+            lean step has.
+        own_cache: whether the call has asked for a cache of its own kind, or for none.
+    """
+    if name is not None and name not in DECODERS:
+        raise ValueError(f"`decoder` must be one of {', '.join(map(repr, DECODERS))}, but got {name!r}.")
+    reason = "the call asks for a cache of its own, or for none" if own_cache else why_not_lean(model)
+    on_gpu = model.execution_device.type == "cuda"
+    if name == "graphs" and not on_gpu:
+        raise ValueError(
+            f"`decoder` 'graphs' means CUDA graphs, but the model is on {model.execution_device}. Pass 'static' or "
+            "'compiled'."
+        )
+    if name not in (None, "plain") and reason is not None:
+        raise ValueError(f"`decoder` cannot be {name!r} here, since {reason}. Pass 'plain', or leave it out.")
+    if name == "plain" or reason is not None:
+        return PlainDecoder(model, plan, tasks, guidance_scale, cache)
+    run = compiled_step if name == "compiled" else decode_step
+    if on_gpu and name != "static":
+        return StaticDecoder(model, plan, tasks, guidance_scale, GraphedStep(run), whole_window=True)
+    return StaticDecoder(model, plan, tasks, guidance_scale, run)
