@@ -580,8 +580,8 @@ class TestErrors:
 
     def test_mixed_tasks(self, model, processor):
         inputs = prepare(processor, "generate", [0, 1])
-        inputs["task_ids"] = torch.tensor([1, 2])
-        with pytest.raises(ValueError, match="mix tasks"):
+        inputs["task_ids"] = torch.tensor([0, 1])
+        with pytest.raises(ValueError, match="mix 'understand' with tasks that make images; call `generate` once for"):
             model.generate(**inputs)
 
     def test_cut_sequences_are_not_decoded(self, model, processor):

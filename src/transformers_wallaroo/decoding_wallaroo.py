@@ -80,6 +80,16 @@ def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
+def draw(weights: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Draws in proportion to `weights`, `(num_images, ..., num_embeddings)`; image `i` uses `generators[i]` alone, so
+    that it does not depend on its neighbours in the batch."""
+    noise = torch.empty_like(weights)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    # The largest w/e with e ~ Exp(1) is a draw in proportion to w.
+    return (weights / noise).argmax(dim=-1)
+
+
 class TaskGroups(NamedTuple):
     """Which images of a batch are of which task.
 
@@ -502,6 +512,62 @@ def decode_step(
     return predict(model, groups, hidden[:, -1], guidance_scale)
 
 
+def decode_window(
+    model,
+    layers: Sequence[LayerWeights],
+    norm: torch.Tensor,
+    heads: Heads,
+    groups: TaskGroups,
+    state: StepState,
+    codes: torch.Tensor,
+    first: torch.Tensor,
+    widths: torch.Tensor,
+    totals: torch.Tensor,
+    num_ends: int,
+    window: torch.Tensor,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """Feeds several codes an image at once, with the row ends between them, and returns the logits after each.
+
+    Args:
+        codes (`torch.LongTensor` of shape `(num_images, new)`): from the image's code number `first` on. What is
+            beyond its last goes to the last slot.
+        first, widths, totals (`torch.LongTensor` of shape `(num_images,)`): see above; cells of a row and of the image.
+        num_ends: row ends that so many codes may hold; 0 without row ends.
+
+    Returns:
+        Guided logits, float32, `(num_images, new, num_embeddings)`.
+    """
+    branches = 1 if guidance_scale == 1 else 2
+    (num_images, new), device = codes.shape, codes.device
+    trash = state.keys[0].shape[1] - 1
+    steps = torch.arange(new, device=device)
+    numbers = first[:, None] + steps
+    fed = numbers < totals[:, None] - 1
+    rows = numbers // widths[:, None]
+    # The row ends of the window, each after the last code of its row.
+    ending = rows[:, :1] + torch.arange(num_ends, device=device)
+    last = (ending + 1) * widths[:, None] - 1
+    ends_here = (last <= numbers[:, -1:]) & (last < totals[:, None] - 1)
+    steps_back = rows if num_ends else torch.zeros_like(rows)
+    offsets = torch.cat([numbers + steps_back, last + ending + 1], dim=1).repeat(branches, 1)
+    real = torch.cat([fed, ends_here], dim=1).repeat(branches, 1)
+    slots = torch.where(real, state.next_slot[:, None] + offsets, trash)
+    positions = torch.where(real, state.next_position[:, None] + offsets, 0)
+    embeds = embed_codes(model, groups, codes).to(state.row_end.dtype)
+    embeds = torch.cat([embeds, state.row_end.expand(num_images, num_ends, -1)], dim=1).repeat(branches, 1, 1)
+    mask = attention_mask(window, state.padding, slots, heads.query // heads.key_value, embeds.dtype)
+    rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
+    hidden = run_layers(layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values)
+    # What follows a code that ends its row is read off the row end.
+    after = steps.expand(num_images, -1)
+    if num_ends:
+        is_last = (numbers + 1) % widths[:, None] == 0
+        after = torch.where(is_last & fed, new + rows - rows[:, :1], after)
+    hidden = hidden.gather(1, after.repeat(branches, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
+    return predict(model, groups, hidden, guidance_scale)
+
+
 class StaticDecoder:
     """State of one request that is decoded by the lean step over a static cache.
 
@@ -599,6 +665,33 @@ class StaticDecoder:
         if everyone:
             return logits
         return logits.new_zeros(len(row_ends), logits.shape[-1]).index_copy_(0, self._index(self.images), logits)
+
+    def look_ahead(self, images: list[int], codes: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Feeds several codes at once of some images, the others having left, see `decode_window`. Nothing fed so is
+        for good: what is fed again under the same number takes its slot."""
+        if len(images) < len(self.images):
+            self._keep(images)
+        grids, device = [self.plan.grids[image] for image in images], codes.device
+        new, row_ends = codes.shape[1], self.plan.row_ends
+        longest = max(
+            start + new + (start + new) // width * row_ends
+            for start, (_, width) in zip(first.tolist(), grids, strict=True)
+        )
+        return decode_window(
+            self.model,
+            self.layers,
+            self.norm,
+            self.heads,
+            self.groups,
+            self.state,
+            codes,
+            first,
+            torch.tensor([width for _, width in grids], device=device),
+            torch.tensor([height * width for height, width in grids], device=device),
+            ((new - 1) // min(width for _, width in grids) + 1) * row_ends,
+            self.window[: self.used + longest + 1],
+            self.guidance_scale,
+        )
 
     def _index(self, images: list[int]) -> torch.Tensor:
         return torch.tensor(images, device=self.window.device)

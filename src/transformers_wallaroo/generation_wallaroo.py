@@ -13,8 +13,9 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, make_decoder
+from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, draw, make_decoder
 from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
+from .speculative_wallaroo import decode_speculatively
 
 logger = logging.get_logger(__name__)
 
@@ -57,12 +58,15 @@ class WallarooGenerateOutput(ModelOutput):
         logits (`tuple[torch.FloatTensor]`, with `output_logits=True`): `(num_images, num_embeddings)` a code, in
             raster order, after guidance and before any logits processor. A row whose image is finished is undefined.
         scores (`tuple[torch.FloatTensor]`, with `output_scores=True`): the same after the logits processors.
+        num_forwards (`torch.LongTensor` of shape `(num_images,)`): forwards that each image took, the prompt's among
+            them; without `speculative_window` one a code.
     """
 
     sequences: torch.Tensor | None = None
     codes: list[torch.Tensor] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
     scores: tuple[torch.Tensor, ...] | None = None
+    num_forwards: torch.Tensor | None = None
 
 
 def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
@@ -72,11 +76,7 @@ def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | N
     """
     if generators is None:
         return scores.argmax(dim=-1)
-    noise = torch.empty_like(scores)
-    for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    # The largest p/e with e ~ Exp(1) is a draw from p.
-    return (scores.softmax(dim=-1) / noise).argmax(dim=-1)
+    return draw(scores.softmax(dim=-1), generators)
 
 
 def make_generators(
@@ -109,6 +109,16 @@ def make_generators(
     return [torch.Generator(device).manual_seed(value % 2**64) for value in seeds]
 
 
+def _check_window(window: Any, output_flags: dict[str, bool]) -> None:
+    if isinstance(window, bool) or not isinstance(window, numbers.Integral) or window < 1:
+        raise ValueError(f"`speculative_window` must be a positive int, such as 16, but got {window!r}.")
+    for name in ("output_logits", "output_scores"):
+        if output_flags[name]:
+            raise ValueError(
+                f"`{name}` does not go with `speculative_window`, for a code is not drawn from the logits of one step."
+            )
+
+
 def _check_count(name: str, count: int, num_images: int) -> None:
     if count != num_images:
         raise ValueError(
@@ -131,28 +141,47 @@ def distinct_prompts(
     Returns:
         Indices of the prompts to read, for each prompt its place among them, and the sources of those alone.
     """
-    patches = []
-    if "pixel_values" in images:
-        patches = list(images["pixel_values"].split(images["image_grid_thw"].prod(dim=-1).tolist()))
     source_of = {prompt: at for at, prompt in enumerate(at for at, edit in enumerate(edits) if edit)}
+    _, same = first_of_equals(
+        [[value[at] for value in split_sources(images).values()] for at in range(len(source_of))]
+    )
+    kept, rows = first_of_equals(
+        [
+            [*(text[prompt] for text in texts), torch.tensor([same[source_of[prompt]] if prompt in source_of else -1])]
+            for prompt in range(len(texts[0]))
+        ]
+    )
+    return kept, rows, select_sources(images, [source_of[prompt] for prompt in kept if prompt in source_of])
+
+
+def first_of_equals(entries: Sequence[Sequence[torch.Tensor]]) -> tuple[list[int], list[int]]:
+    """Indices of the entries that are not equal to one before, and for each entry its place among them."""
     places: dict[tuple[bytes, ...], int] = {}
-    kept, rows = [], []
-    for prompt in range(len(texts[0])):
-        parts = [text[prompt] for text in texts]
-        if prompt in source_of:
-            source = source_of[prompt]
-            parts += [patches[source]] if patches else []
-            parts += [value[source] for name, value in sorted(images.items()) if name != "pixel_values"]
+    kept, found = [], []
+    for index, parts in enumerate(entries):
         key = tuple(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in parts)
         if key not in places:
             places[key] = len(kept)
-            kept.append(prompt)
-        rows.append(places[key])
-    sources = [source_of[prompt] for prompt in kept if prompt in source_of]
-    chosen = {name: value[sources] for name, value in images.items() if name != "pixel_values"}
-    if patches:
-        chosen["pixel_values"] = torch.cat([patches[source] for source in sources])
-    return kept, rows, chosen
+            kept.append(index)
+        found.append(places[key])
+    return kept, found
+
+
+def split_sources(images: dict[str, torch.Tensor]) -> dict[str, Sequence[torch.Tensor]]:
+    """The processor's tensors of the sources, a source each."""
+    split: dict[str, Sequence[torch.Tensor]] = dict(images)
+    if "pixel_values" in images:
+        split["pixel_values"] = images["pixel_values"].split(images["image_grid_thw"].prod(dim=-1).tolist())
+    return split
+
+
+def select_sources(images: dict[str, torch.Tensor], sources: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Those tensors for some of the sources alone."""
+    return {
+        name: (torch.cat if name == "pixel_values" else torch.stack)([values[source] for source in sources])
+        for name, values in split_sources(images).items()
+        if sources
+    }
 
 
 def pad_left(tensors: Iterable[torch.Tensor], value: int) -> torch.Tensor:
@@ -179,6 +208,7 @@ class WallarooGenerationMixin(GenerationMixin):
         show_progress: bool | None = None,
         row_ends: bool | None = None,
         decoder: str | None = None,
+        speculative_window: int | None = None,
         generation_mode: str | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | ModelOutput:
@@ -200,6 +230,9 @@ class WallarooGenerationMixin(GenerationMixin):
             decoder (`str`, *optional*): how the steps of an image are computed, see `make_decoder`: `"plain"`,
                 `"static"`, `"graphs"` (CUDA graphs) or `"compiled"`; by default the best that needs no compiling. The
                 codes are the same up to rounding.
+            speculative_window (`int`, *optional*): guesses so many codes of an image at each step and keeps those that
+                plain decoding might have drawn (`speculative_wallaroo.py`): fewer steps of more work each. The
+                distribution of images is the same, the image of a seed another; greedy decoding gives the same codes.
             generation_mode (`str`, *optional*): what pipelines say: `"text"` or `"image"`; checked against the task.
                 With `"image"` the `generation_config` and `max_new_tokens` that a pipeline fills in are passed over.
             kwargs: the processor's outputs and any generation argument of transformers. For images:
@@ -217,7 +250,8 @@ class WallarooGenerationMixin(GenerationMixin):
             generation_config = None
             kwargs.pop("max_new_tokens", None)
         if not isinstance(tasks[0], ImageTask):
-            for name, value in (("generator", generator), ("decoder", decoder)):
+            given = {"generator": generator, "decoder": decoder, "speculative_window": speculative_window}
+            for name, value in given.items():
                 if value is not None:
                     raise ValueError(f"`{name}` is for images; text goes by transformers' own arguments, and `seed`.")
             return self._generate_text(inputs, generation_config, logits_processor, seed, kwargs)
@@ -233,6 +267,7 @@ class WallarooGenerationMixin(GenerationMixin):
             show_progress=show_progress,
             row_ends=self.config.row_ends if row_ends is None else row_ends,
             decoder_name=decoder,
+            window=speculative_window,
         )
 
     def _resolve_tasks(
@@ -284,11 +319,14 @@ class WallarooGenerationMixin(GenerationMixin):
         show_progress,
         row_ends,
         decoder_name,
+        window,
     ):
         for name, reason in NOT_FOR_IMAGES.items():
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"`{name}` is not for the task {tasks[0].name!r}: {reason}.")
         settings, output_flags = self._image_settings(generation_config, kwargs)
+        if window is not None:
+            _check_window(window, output_flags)
         guidance_scale, repeats = settings.pop("guidance_scale"), settings.pop("num_return_sequences")
         use_cache = settings.pop("use_cache", True)
         streamer = kwargs.pop("streamer", None)
@@ -306,16 +344,18 @@ class WallarooGenerationMixin(GenerationMixin):
         def decode(model, _, *, generation_config, **model_kwargs):
             # transformers always makes a cache for a prompt that comes as embeddings.
             cache = model_kwargs["past_key_values"] if use_cache else None
-            decoder = make_decoder(
-                model, plan, tasks, guidance_scale, cache, name=decoder_name, own_cache=own_cache
-            )
+            # Only the lean step can take guesses back.
+            name = decoder_name if window is None else decoder_name or "static"
+            decoder = make_decoder(model, plan, tasks, guidance_scale, cache, name=name, own_cache=own_cache)
+            if window is not None and not isinstance(decoder, StaticDecoder):
+                raise ValueError("`speculative_window` does not go with `decoder` 'plain'. Leave one of them out.")
             logits = decoder.start(prompts)
             # Made for codes, which have no prompt; those that `generate` has prepared count the prompt's rows.
             processors = model._get_logits_processor(
                 generation_config, input_ids_seq_length=0, logits_processor=logits_processor, device=logits.device
             )
             return model._decode_images(
-                decoder, logits, processors, generators, streamer, show_progress, **output_flags
+                decoder, logits, processors, generators, streamer, show_progress, window, **output_flags
             )
 
         config = GenerationConfig(
@@ -419,20 +459,39 @@ class WallarooGenerationMixin(GenerationMixin):
         kept, rows, images = distinct_prompts((ids, types, mask), images, edits)
         device = self.execution_device
         ids, types, mask = (tensor[kept].to(device) for tensor in (ids, types, mask))
-        images = {name: tensor.to(device) for name, tensor in images.items()}
         positions, _ = self.model.get_rope_index(
             ids, types, image_grid_thw=images.get("image_grid_thw"), attention_mask=mask
         )
         # Without padding there is no mask, which lets attention take its fastest path.
         needs_mask = plan.mixes_widths or not bool(mask.all())
         prompts = Prompts(
-            self.model.embed_inputs(ids, types, **images),
+            self.model.embed_inputs(ids, types, **self._encode_sources(images)),
             mask if needs_mask else None,
             positions,
             torch.tensor(rows, device=device).repeat_interleave(repeats),
         )
         tasks = [task for task in tasks for _ in range(repeats)]
         return plan, tasks, prompts, branches[0]["input_ids"]
+
+    def _encode_sources(self, images: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """What `embed_inputs` takes for sources: features and latents, computed once for equal ones."""
+        if "source_grid" not in images:
+            return {}
+        device, split = self.execution_device, split_sources(images)
+        kept, places = first_of_equals(
+            [[values[at] for values in split.values()] for at in range(len(images["source_grid"]))]
+        )
+        distinct = {name: value.to(device) for name, value in select_sources(images, kept).items()}
+        encoded: dict[str, Any] = {"source_grid": images["source_grid"]}
+        if "pixel_values" in distinct:
+            features = self.model.get_image_features(
+                distinct["pixel_values"], distinct["image_grid_thw"], return_dict=True
+            )
+            features.pooler_output = [features.pooler_output[place] for place in places]
+            encoded["mm_encoder_outputs"] = {"image": features}
+        _, latents = self.model.encode_images(distinct["source_pixel_values"], distinct["source_grid"])
+        encoded["source_latents"] = [latents[place] for place in places]
+        return encoded
 
     def _check_room(self, prompts: Prompts, plan: ImagePlan, cache) -> None:
         """Raises where prompt and image do not fit the model's positions or the user's cache."""
@@ -464,30 +523,47 @@ class WallarooGenerationMixin(GenerationMixin):
         generators: Sequence[torch.Generator] | None,
         streamer: Any,
         show_progress: bool | None,
+        window: int | None,
         *,
         return_dict_in_generate: bool,
         output_logits: bool,
         output_scores: bool,
     ) -> torch.Tensor | WallarooGenerateOutput:
         """The loop: logits processors, sampling, and the next step with its row ends."""
-        plan, offset = decoder.plan, self.config.text_vocab_size
+        plan = decoder.plan
         codes = torch.zeros(len(plan.grids), plan.num_codes, dtype=torch.long, device=logits.device)
         all_logits: list[torch.Tensor] = []
         all_scores: list[torch.Tensor] = []
         # `disable=None` is tqdm's own "only on a terminal".
         disable = None if show_progress is None else not show_progress
-        for code in logging.tqdm(range(plan.num_codes), desc="image", unit="code", disable=disable):
-            scores = logits_processor(codes[:, :code], logits)
-            codes[:, code] = sample_codes(scores, generators)
-            if output_logits:
-                all_logits.append(logits)
-            if output_scores:
-                all_scores.append(scores)
-            row_ends = plan.row_end_after(code)
-            if streamer is not None:
-                self._stream(streamer, codes[:, code] + offset, row_ends)
-            if code + 1 < plan.num_codes:
-                logits = decoder.advance(codes[:, code], row_ends)
+        forwards = torch.tensor([height * width for height, width in plan.grids])
+        told = 0
+        with logging.tqdm(total=plan.num_codes, desc="image", unit="code", disable=disable) as bar:
+
+            def note(codes: torch.Tensor, known: int) -> None:
+                """Tells of the codes that all images have by now."""
+                nonlocal told
+                known = min(known, plan.num_codes)
+                bar.update(max(known - told, 0))
+                for code in range(told, known):
+                    if streamer is not None:
+                        self._stream(streamer, codes[:, code], plan.row_end_after(code))
+                told = max(told, known)
+
+            if window is not None:
+                codes, forwards = decode_speculatively(decoder, logits, logits_processor, generators, window, note)
+                note(codes, plan.num_codes)
+            else:
+                for code in range(plan.num_codes):
+                    scores = logits_processor(codes[:, :code], logits)
+                    codes[:, code] = sample_codes(scores, generators)
+                    if output_logits:
+                        all_logits.append(logits)
+                    if output_scores:
+                        all_scores.append(scores)
+                    note(codes, code + 1)
+                    if code + 1 < plan.num_codes:
+                        logits = decoder.advance(codes[:, code], plan.row_end_after(code))
         if streamer is not None:
             streamer.end()
         grids = [codes[index, : height * width].view(height, width) for index, (height, width) in enumerate(plan.grids)]
@@ -499,11 +575,12 @@ class WallarooGenerationMixin(GenerationMixin):
             codes=grids,
             logits=tuple(all_logits) if output_logits else None,
             scores=tuple(all_scores) if output_scores else None,
+            num_forwards=forwards.cpu(),
         )
 
-    def _stream(self, streamer, ids, row_ends: list[bool | None]) -> None:
-        """Hands a step's ids to the streamer, then the row ends; an image without one gets padding."""
-        streamer.put(ids.cpu())
+    def _stream(self, streamer, codes: torch.Tensor, row_ends: list[bool | None]) -> None:
+        """Hands the ids of a code an image to the streamer, then the row ends; an image without one gets padding."""
+        streamer.put((codes + self.config.text_vocab_size).cpu())
         if True in row_ends:
             pad, end = self._pad_id, self.config.eol_token_id
             streamer.put(torch.tensor([end if row_end else pad for row_end in row_ends]))

@@ -263,14 +263,14 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         source_pixel_values: torch.Tensor | None,
         source_grid: torch.Tensor,
         source_mask: torch.Tensor | None = None,
-        source_latents: torch.Tensor | None = None,
+        source_latents: torch.Tensor | Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Language-model embeddings of the source cells of all images, one after the other.
 
         Args:
             source_pixel_values, source_grid: as for `encode_images`.
-            source_latents (`torch.FloatTensor` of shape `(num_images, max_cells, embed_dim)`): instead of pixels, what
-                the VQ tokenizer makes of them, in raster order and padded at the end (cached data sets).
+            source_latents (`torch.FloatTensor` of shape `(num_images, max_cells, embed_dim)`, or a list of tensors):
+                instead of pixels, what the VQ tokenizer makes of them, in raster order and padded at the end.
             source_mask (`torch.BoolTensor` of shape `(num_images, max_cells)`): cells, in raster order, whose latent
                 becomes -1 before the adapter (training only, paper section 4.1).
         """
@@ -300,7 +300,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         source_pixel_values: torch.Tensor | None = None,
         source_grid: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
-        source_latents: torch.Tensor | None = None,
+        source_latents: torch.Tensor | Sequence[torch.Tensor] | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Embeds each position by its token type, see `TokenType`: `(batch_size, sequence_length, hidden_size)`.

@@ -169,7 +169,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         text: str | Sequence[str] | None = None,
         videos: Any = None,
         *,
-        task: str | None = None,
+        task: str | Sequence[str] | None = None,
         height: int | Sequence[int] | None = None,
         width: int | Sequence[int] | None = None,
         aspect_ratio: str | float | Sequence[str | float] | None = None,
@@ -186,7 +186,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 prompts: a list with one entry a prompt, each a picture or a list of pictures.
             text: the question, prompt or instruction; for `"understand"` also what `apply_chat_template` rendered.
             videos: for `"understand"`, with torchvision installed.
-            task: `"understand"` (the default), `"generate"` or `"edit"`.
+            task: `"understand"` (the default), `"generate"` or `"edit"`; or a list of the latter two, one a prompt.
             height, width: of the image to be made, in pixels, multiples of 16; one for all or one a prompt.
             aspect_ratio: instead, such as `"16:9"` (width first): the usual size nearest to it. Without any of them:
                 512 x 512 for `"generate"`, the usual size nearest to the source's shape for `"edit"`.
@@ -205,7 +205,11 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             prefixed `unconditional_`; for edits `source_pixel_values` `(batch_size, 3, max_height, max_width)` in
             [-1, 1] and `source_grid`.
         """
-        resolved = get_task("understand" if task is None else task)
+        names = list(task) if isinstance(task, (list, tuple)) else ["understand" if task is None else task]
+        tasks = [get_task(name) for name in names]
+        resolved = next((each for each in tasks if isinstance(each, ImageTask)), UNDERSTAND)
+        if isinstance(resolved, ImageTask) and UNDERSTAND in tasks:
+            raise ValueError(f"`task` mixes 'understand' with tasks that make images: {names}. Call once for each.")
         if not isinstance(resolved, ImageTask):
             image_arguments = {
                 "height": height,
@@ -225,24 +229,27 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         if videos is not None:
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = self._texts(text)
-        requests = self.image_requests(resolved, prompts, images, height, width, aspect_ratio, template, layout)
+        tasks = self._one_a_prompt("task", tasks if len(tasks) > 1 else tasks[0], len(prompts))
+        requests = self.image_requests(tasks, prompts, images, height, width, aspect_ratio, template, layout)
         negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
         negatives = [check_prompt(negative, "negative_prompt") for negative in negatives]
         data = self.encode_requests(requests, prompts)
         unconditional = self.encode_requests([self.without_source(request) for request in requests], negatives)
         unconditional.pop("target_grid")
-        data["task_ids"] = np.full(len(prompts), resolved.index, dtype=np.int64)
+        data["task_ids"] = np.array([each.index for each in tasks], dtype=np.int64)
         data.update({f"unconditional_{name}": value for name, value in unconditional.items()})
         return BatchFeature(data, tensor_type=return_tensors)
 
     # ------------------------------------------------------------------ images to be made
 
     def image_requests(
-        self, task, prompts, images=None, height=None, width=None, aspect_ratio=None, template=None, layout=None
+        self, tasks, prompts, images=None, height=None, width=None, aspect_ratio=None, template=None, layout=None
     ) -> list[ImageRequest]:
-        """Checks the arguments of a call and settles size, template and source of each image."""
+        """Checks the arguments of a call and settles size, template and source of each image; `tasks` is one for all
+        or one a prompt."""
         count = len(prompts)
-        sources = self._sources(task, images, count)
+        tasks = self._one_a_prompt("task", tasks, count)
+        sources = self._sources(tasks, images, count)
         heights, widths = self._one_a_prompt("height", height, count), self._one_a_prompt("width", width, count)
         ratios = self._one_a_prompt("aspect_ratio", aspect_ratio, count)
         templates = self._one_a_prompt("template", template, count)
@@ -253,8 +260,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             if not isinstance(layouts[index], str) or layouts[index] not in self.layouts:
                 raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layouts[index]!r}.")
             size = self._settle_size(sources[index], heights[index], widths[index], ratios[index])
-            chosen = self.templates_for(task, prompt)[0] if templates[index] is None else templates[index]
-            requests.append(ImageRequest(task, *size, check_template(chosen), layouts[index], sources[index]))
+            chosen = self.templates_for(tasks[index], prompt)[0] if templates[index] is None else templates[index]
+            requests.append(ImageRequest(tasks[index], *size, check_template(chosen), layouts[index], sources[index]))
         return requests
 
     def templates_for(self, task: ImageTask, prompt: str) -> list[str]:
@@ -384,10 +391,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             )
         return size
 
-    def _sources(self, task: ImageTask, images: Any, count: int) -> list[Image.Image | None]:
+    def _sources(self, tasks: Sequence[ImageTask], images: Any, count: int) -> list[Image.Image | None]:
         """The source picture of each prompt, upright RGB."""
         given = self._images_a_prompt(images, count)
-        for index, pictures in enumerate(given):
+        for index, (task, pictures) in enumerate(zip(tasks, given, strict=True)):
             if not task.has_source and pictures:
                 raise ValueError(
                     f"`images` is not for the task {task.name!r}, but got {len(pictures)}. To change a picture use "
