@@ -31,6 +31,7 @@ STAGES = (
     "stage-3a",
     "stage-3b",
     "stage-4-copy",
+    "stage-4-changes",
     "stage-4",
 )
 

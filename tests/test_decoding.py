@@ -13,6 +13,7 @@ from transformers_wallaroo.decoding_wallaroo import (
     rotary_table,
     why_not_lean,
 )
+from transformers_wallaroo.image_grid_wallaroo import EDIT, GENERATE
 
 from reference import GUIDED_LOGITS, assert_close, images, record_forwards
 from test_generation import PROMPTS, SIZES, SOURCES, TASKS, prepare, run
@@ -172,6 +173,35 @@ def test_fused_projections_are_the_same_weights(own, model, processor, tmp_path)
     assert len(layer_weights(loaded)[0].qkv) == 3
     moved = own.to(torch.float64).to(torch.float32)
     assert_same(run(moved, inputs, do_sample=False), run(loaded, inputs, do_sample=False))
+
+
+def test_an_optimized_model_gives_the_same_codes(own, processor, tmp_path):
+    """Its tables are of the weights as they are: not of those before training, and not in the saved file."""
+    inputs = prepare(processor, "edit", [0, 1])
+    expected = run(own, inputs, do_sample=False)
+    files = set(own.state_dict())
+    assert own.model.code_table(EDIT) is None
+    assert own.optimize() is own
+    table = own.model.code_table(EDIT)
+    assert table.shape == (own.config.vq_config.num_embeddings, own.config.text_config.hidden_size)
+    assert not torch.equal(table, own.model.code_table(GENERATE))
+    assert set(own.state_dict()) == files
+    assert_same(run(own, inputs, do_sample=False), expected)
+    with torch.no_grad():
+        own.model.editing_adapter.fc2.weight.mul_(3)
+    assert own.model.code_table(EDIT) is None
+    assert own.model.code_table(GENERATE) is not None
+    other = run(own, inputs, do_sample=False)
+    assert not torch.equal(other.codes[0], expected.codes[0])
+    assert_same(run(own.optimize(), inputs, do_sample=False), other)
+    own.save_pretrained(tmp_path)
+    assert_same(run(AutoModel.from_pretrained(tmp_path), inputs, do_sample=False), other)
+
+
+def test_a_model_with_hooks_cannot_be_optimized(own):
+    own.model.language_model.layers[1].mlp.register_forward_hook(lambda module, args, output: output)
+    with pytest.raises(ValueError, match=r"`optimize` is for the lean decode step, .*: a Qwen2MLP has a hook"):
+        own.optimize()
 
 
 def test_attention_mask():

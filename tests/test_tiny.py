@@ -42,7 +42,7 @@ def test_auto_classes_load_it():
 def test_it_does_its_three_tasks(tiny):
     """Far above chance; the card has the scores of many samples."""
     report = evaluate_shapes(*tiny, samples=36, held_out=0, show_progress=False).to_dict()
-    floors = {"understand": 0.7, "generate": 0.65, "edit": 0.1}
+    floors = {"understand": 0.75, "generate": 0.8, "edit": 0.75}
     assert {task: score for task, score in report["overall"].items() if score < floors[task]} == {}
     assert report["size_exact"] == 1
 

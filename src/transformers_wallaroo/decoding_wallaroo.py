@@ -95,31 +95,36 @@ class TaskGroups(NamedTuple):
 
     Attributes:
         tasks: each once.
+        tables: for each task the embeddings of all codes, where `model.optimize()` has made them.
         images: the indices of each task's images; none where there is one task.
         order (`torch.LongTensor`, *optional*): puts what was computed task by task back into the order of the images.
     """
 
     tasks: tuple[ImageTask, ...]
+    tables: tuple[torch.Tensor | None, ...]
     images: tuple[torch.Tensor, ...] = ()
     order: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, tasks: Sequence[ImageTask], device: torch.device) -> "TaskGroups":
+    def of(cls, tasks: Sequence[ImageTask], model) -> "TaskGroups":
         """The groups of images of these tasks."""
+        device = model.execution_device
         distinct = tuple({task.name: task for task in tasks}.values())
+        tables = tuple(model.model.code_table(task) for task in distinct)
         if len(distinct) == 1:
-            return cls(distinct)
+            return cls(distinct, tables)
         indices = [[at for at, other in enumerate(tasks) if other.name == task.name] for task in distinct]
         order = torch.tensor([at for group in indices for at in group], device=device).argsort()
-        return cls(distinct, tuple(torch.tensor(group, device=device) for group in indices), order)
+        return cls(distinct, tables, tuple(torch.tensor(group, device=device) for group in indices), order)
 
 
 def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
     """Embeddings `(num_images, ..., hidden_size)` of codes `(num_images, ...)`, each by its task's adapter."""
-    if groups.order is None:
-        return model.model.embed_codes(codes, groups.tasks[0])
-    parts = [model.model.embed_codes(codes[images], task) for task, images in zip(groups.tasks, groups.images, strict=True)]
-    return torch.cat(parts)[groups.order]
+    parts = []
+    for index, (task, table) in enumerate(zip(groups.tasks, groups.tables, strict=True)):
+        mine = codes if groups.order is None else codes[groups.images[index]]
+        parts.append(model.model.embed_codes(mine, task) if table is None else F.embedding(mine, table))
+    return parts[0] if groups.order is None else torch.cat(parts)[groups.order]
 
 
 def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: float) -> torch.Tensor:
@@ -147,7 +152,7 @@ class PlainDecoder:
         self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance_scale: float, cache: Cache | None
     ):
         self.model, self.plan, self.guidance_scale, self.cache = model, plan, guidance_scale, cache
-        self.groups = TaskGroups.of(tasks, model.execution_device)
+        self.groups = TaskGroups.of(tasks, model)
         self.mask: torch.Tensor | None = None
         self.next_position: torch.Tensor  # of each row, known after the prefill
         # Embeddings and positions so far, kept only without a cache.
@@ -595,7 +600,7 @@ class StaticDecoder:
         dim = config.hidden_size // config.num_attention_heads
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
         self.layers, self.norm = layer_weights(model), model.model.language_model.norm.weight
-        self.groups = TaskGroups.of(tasks, model.execution_device)
+        self.groups = TaskGroups.of(tasks, model)
         self.code = 0  # that was fed last, plus one
         self.used = 0  # slots of the fullest row
         self.state: StepState
@@ -713,7 +718,7 @@ class StaticDecoder:
             tuple(each[rows] for each in state.values),
         )
         self.images = images
-        self.groups = TaskGroups.of([self.tasks[image] for image in images], rows.device)
+        self.groups = TaskGroups.of([self.tasks[image] for image in images], self.model)
 
 
 @functools.cache

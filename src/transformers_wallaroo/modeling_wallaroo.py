@@ -20,6 +20,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.utils import can_return_tuple
 
 from .configuration_wallaroo import WallarooConfig
+from .decoding_wallaroo import fuse, why_not_lean
 from .generation_wallaroo import WallarooGenerationMixin
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel, execution_device
@@ -257,6 +258,26 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
     def embed_codes(self, codes: torch.Tensor, task: ImageTask) -> torch.Tensor:
         """Language-model embeddings of codes that `task` writes, of shape `(*codes.shape, hidden_size)`."""
         return getattr(self, task.adapter)(self.vq_model.embed_codes(codes))
+
+    @torch.no_grad()
+    def tabulate_codes(self) -> None:
+        """Computes the embeddings of all codes of both image tasks once, for decoding; a matrix of
+        `(num_embeddings, hidden_size)` a task, which is neither saved nor moved with the model."""
+        codes = torch.arange(self.config.vq_config.num_embeddings, device=self.vq_model.quantize.embedding.weight.device)
+        self._code_tables = {
+            task.name: (self._code_weights(task), self.embed_codes(codes, task)) for task in (GENERATE, EDIT)
+        }
+
+    def code_table(self, task: ImageTask) -> torch.Tensor | None:
+        """The embeddings of all codes that `task` writes; `None` where `tabulate_codes` was not called, or where the
+        weights behind them have changed since."""
+        made_of, table = getattr(self, "_code_tables", {}).get(task.name, (None, None))
+        return table if made_of == self._code_weights(task) else None
+
+    def _code_weights(self, task: ImageTask) -> list[tuple[int, int, torch.dtype]]:
+        """What tells the weights behind a table from others: where they are, and how often they were written to."""
+        weights = [self.vq_model.quantize.embedding.weight, *getattr(self, task.adapter).parameters()]
+        return [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
 
     def embed_source(
         self,
@@ -566,6 +587,24 @@ class WallarooForConditionalGeneration(
         """The module that predicts the task's next token."""
         shared = self.config.shared_image_head and task.name == EDIT.name
         return getattr(self, GENERATE.head if shared else task.head)
+
+    def optimize(self) -> "WallarooForConditionalGeneration":
+        """Prepares the weights for decoding images: query, key and value, and gate and up, become one matrix product
+        each, and the embeddings of all codes are computed once.
+
+        The weights keep their names, shapes and values, and go on being trained and saved as before. Call it anew after
+        `to(...)`, which lays them out one by one again. Memory: at 7B in bf16 235 MB for the embeddings, and for a
+        moment the largest layer's projections twice.
+
+        Returns:
+            The model itself.
+        """
+        reason = why_not_lean(self)
+        if reason is not None:
+            raise ValueError(f"`optimize` is for the lean decode step, which this model cannot take: {reason}.")
+        fuse(self)
+        self.model.tabulate_codes()
+        return self
 
     @property
     def execution_device(self) -> torch.device:

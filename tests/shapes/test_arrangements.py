@@ -118,7 +118,9 @@ def test_copies_have_their_source_as_target(language):
     assert len({sample["prompt"] for sample in samples}) > 3
 
 
-@pytest.mark.parametrize("task, kind", [("understand", "grid"), ("generate", "grid"), ("edit", "copy")])
+@pytest.mark.parametrize(
+    "task, kind", [("understand", "grid"), ("generate", "grid"), ("edit", "copy"), ("edit", "changes")]
+)
 def test_kinds_for_training_have_no_held_out_form(task, kind):
     with pytest.raises(ValueError, match=rf"`kind` '{kind}' is for training.*`held_out=True`"):
         make_sample(task, 0, 0, kind=kind, held_out=True)

@@ -134,6 +134,26 @@ def test_targets_are_what_instructions_say(kind):
         assert 1 <= len(source.things) <= 4 and 1 <= len(target.things) <= 4
 
 
+def test_several_changes_at_once_are_carried_out_in_turn():
+    """The kind for training alone: up to six changes and those of the whole picture, of pictures up to full."""
+    numbers, things, wholes = Counter(), Counter(), Counter()
+    for index in range(400):
+        sample = make_sample("edit", index, 16, kind="changes", language="en")
+        source, target = sample["meta"]["source"], sample["meta"]["target"]
+        parts = re.split(r", | and ", sample["prompt"].removeprefix("please "))
+        scene = source
+        for part in parts:
+            scene = edit_once(part, scene, source if "corner" not in part else scene)
+        assert scene == target, (sample["prompt"], source, target)
+        assert not target.holds_out()
+        numbers[len(parts)] += 1
+        things[len(source.things)] += 1
+        wholes.update(name for name in ("background", "style") if getattr(source, name) != getattr(target, name))
+    assert min(numbers) == 1 and max(numbers) >= 6 and numbers[1] < 150
+    assert max(things) > 8 and min(things) == 1
+    assert all(30 < wholes[name] < 100 for name in ("background", "style"))
+
+
 def test_sources_are_outlined_at_times():
     styles = Counter(make_sample("edit", index, 17, kind="remove")["meta"]["source"].style for index in range(500))
     assert 60 < styles["outlined"] < 140
