@@ -16,7 +16,7 @@ from common import DIMENSIONS, DTYPES, about, make_inputs, make_model, ratio, se
 
 def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one precision."""
-    dimensions = {**DIMENSIONS, "num_hidden_layers": options.layers}
+    dimensions = {**DIMENSIONS, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     model = make_model(dimensions, 16384, DTYPES[precision], device=options.device).optimize()
     grid = (options.side, options.side)
 
@@ -28,9 +28,7 @@ def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
     one = str(options.images[0])
     return {
         "images_per_second": {name: round(int(name) / statistics.median(each), 4) for name, each in times.items()},
-        "over_the_first": {
-            name: round(int(name) / int(one) * ratio(times, one, name), 3) for name in times
-        },
+        "over_the_first": {name: round(int(name) / int(one) * ratio(times, one, name), 3) for name in times},
         "seconds": {name: [round(value, 3) for value in each] for name, each in times.items()},
     }
 
@@ -48,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=DTYPES, action="append", help="only these (default: both)")
     parser.add_argument("--side", type=int, default=16, help="rows and columns of codes (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=DIMENSIONS["num_hidden_layers"], help="(default: %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=DIMENSIONS["vocab_size"], help="(default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of the prompt (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")

@@ -189,6 +189,24 @@ def read_bandwidth(device: torch.device, megabytes: int = 512) -> float:
     return best
 
 
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes of tensors at once, above those before."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    held = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
 def about(device: str | torch.device) -> dict[str, Any]:
     """The machine and the versions that figures were seen with."""
     machine: dict[str, Any] = {

@@ -1,8 +1,9 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Codes a second of our decode loop, beside transformers' Janus and the costs of the released loop, in one run.
 
-All have a language model of the same size (hidden 512, 8 layers, 8 heads on 2 key heads, intermediate 1408, vocabulary
-152 064), a codebook of 16 384 and random weights, and sample an image of 16 x 16 codes under guidance 3 with top-k 1000.
+All have a language model of the same size (hidden 512, 8 layers, 8 heads on 2 key heads, intermediate 1408,
+vocabulary 152 064), a codebook of 16 384 and random weights, and sample an image of 16 x 16 codes under guidance 3 with
+top-k 1000.
 
 - *janus*: `JanusForConditionalGeneration.generate(generation_mode="image")` of transformers, as it is. Its images have
   no row ends, so that it makes 256 positions where the others make 271.
@@ -23,7 +24,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from common import DIMENSIONS, DTYPES, about, make_inputs, make_model, ratio, read_bandwidth, seconds_in_turns, write_json
+from common import (
+    DIMENSIONS,
+    DTYPES,
+    about,
+    make_inputs,
+    make_model,
+    ratio,
+    read_bandwidth,
+    seconds_in_turns,
+    write_json,
+)
 from torch.nn import functional as F
 from transformers import DynamicCache, LlamaConfig
 from transformers.models.janus import (
@@ -142,7 +153,7 @@ def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of one precision."""
     dtype, grid = DTYPES[precision], (options.side, options.side)
     num_codes = options.side**2
-    dimensions = {**DIMENSIONS, "num_hidden_layers": options.layers}
+    dimensions = {**DIMENSIONS, "num_hidden_layers": options.layers, "vocab_size": options.vocabulary}
     model = make_model(dimensions, CODEBOOK, dtype, device=options.device)
     fused = make_model(dimensions, CODEBOOK, dtype, device=options.device).optimize()
     inputs = make_inputs(model, 1, grid, options.prompt)
@@ -179,12 +190,8 @@ def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
         "forwards": forwards,
         "bandwidth_gb_per_second": round(bandwidth / 1e9, 2),
         "floor_ms_per_step": round(1e3 * floor, 3),
-        "floor_share": {
-            name: round(num_codes * floor / statistics.median(each), 3) for name, each in times.items()
-        },
-        "ratios": {
-            f"{name}_over_{peer}": ratio(times, peer, name) for name in OURS if name in times for peer in peers
-        },
+        "floor_share": {name: round(num_codes * floor / statistics.median(each), 3) for name, each in times.items()},
+        "ratios": {f"{name}_over_{peer}": ratio(times, peer, name) for name in OURS if name in times for peer in peers},
     }
 
 
@@ -195,6 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--without", action="append", default=[], help="a variant to leave out, such as compiled")
     parser.add_argument("--side", type=int, default=16, help="rows and columns of codes (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=DIMENSIONS["num_hidden_layers"], help="(default: %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=DIMENSIONS["vocab_size"], help="(default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=32, help="tokens of the prompt (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=3.0, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")

@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Milliseconds of a decode step that are not arithmetic: 28 layers of tiny width, so that nearly all of it is launching.
+"""Milliseconds of a decode step that are not arithmetic: 28 layers of tiny width, where nearly all of it is launching.
 
 *janus* is transformers' Janus, eager and with its language model compiled (`torch.compile`, static cache); ours are
 eager and compiled, after `model.optimize()`. Guidance 3. They take turns; a figure is the median over the rounds.

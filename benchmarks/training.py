@@ -22,10 +22,8 @@ what is there before it (weights and the optimizer's state, which are the same f
 """
 
 import argparse
-import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -36,9 +34,9 @@ from typing import Any
 
 import torch
 import yaml
+from common import about, peak_bytes, write_json
 from torch import nn
 
-import transformers_wallaroo
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor, WallarooVQConfig
 from transformers_wallaroo.image_grid_wallaroo import TASKS, ImageTask
 from transformers_wallaroo.modeling_wallaroo import IGNORE_INDEX
@@ -214,23 +212,6 @@ class Step:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def peak_bytes(self, variant: str, batch: Any) -> int:
-        """Most bytes of tensors at once during a step, above those before it."""
-        if self.device.type == "cuda":
-            before = torch.cuda.memory_allocated(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self(variant, batch)
-            return torch.cuda.max_memory_allocated(self.device) - before
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            self(variant, batch)
-        assert profile.profiler is not None and profile.profiler.kineto_results is not None
-        held = peak = 0
-        for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-            if event.name() == "[memory]":
-                held += event.nbytes()
-                peak = max(peak, held)
-        return peak
-
 
 def compare_losses(step: Step, batches: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Losses of the first batch in fp32; raises where they are not the same."""
@@ -274,7 +255,14 @@ def measure(mix: str, options: Any, report: Callable[[str], Any]) -> dict[str, A
             "positions_per_sample": round(
                 sum(map(tokens_of, batches[name])) / (options.batches * config.batch_size), 1
             ),
-            "peak_step_mb": round(max(step.peak_bytes(name, batch) for batch in batches[name][:2]) / 2**20, 1),
+            "peak_step_mb": round(
+                max(
+                    peak_bytes(lambda name=name, batch=batch: step(name, batch), step.device)
+                    for batch in batches[name][:2]
+                )
+                / 2**20,
+                1,
+            ),
             "loss": losses[name],
         }
         for name in VARIANTS
@@ -318,11 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "ratios_from_pixels": ratios_of(mixes, "pixels"),
         "mixes": mixes,
         "settings": {name: value for name, value in vars(options).items() if name not in ("json", "mix")},
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-        "versions": {"torch": torch.__version__, "transformers_wallaroo": transformers_wallaroo.__version__},
+        **about(options.device),
     }
-    if torch.device(options.device).type == "cuda":
-        result["machine"]["gpu"] = torch.cuda.get_device_name()
     for mix, figures in mixes.items():
         write(f"\n{mix} {figures['tasks']}, padded to {figures['maxima']}\n")
         write(f"{'':16} {'samples/s':>10} {'ratio':>7} {'positions a sample':>19} {'peak of a step':>15}\n")
@@ -334,12 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"{name:16} {row['samples_per_second']:10.1f} {ratio:7.2f} {row['positions_per_sample']:19.1f} "
                 f"{row['peak_step_mb']:12.1f} MB\n"
             )
-    if options.json:
-        path = Path(options.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+    write_json(options.json, result)
     return result
 
 

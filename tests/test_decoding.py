@@ -15,8 +15,8 @@ from transformers_wallaroo.decoding_wallaroo import (
 )
 from transformers_wallaroo.image_grid_wallaroo import EDIT, GENERATE
 
+from drawing import PROMPTS, SIZES, SOURCES, TASKS, prepare, run
 from reference import GUIDED_LOGITS, assert_close, images, record_forwards
-from test_generation import PROMPTS, SIZES, SOURCES, TASKS, prepare, run
 
 LEAN = ("static", "compiled")
 BATCHES = [[0], [0, 1, 2], [2, 2]]
@@ -61,7 +61,8 @@ def test_the_lean_step_equals_transformers_forward(model, processor, task, guida
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_the_compiled_step_equals_transformers_forward(model, processor, task, guidance_scale, compiling):
+@pytest.mark.usefixtures("compiling")
+def test_the_compiled_step_equals_transformers_forward(model, processor, task, guidance_scale):
     inputs = prepare(processor, task, [0, 1, 2])
     plain = run(model, inputs, guidance_scale=guidance_scale, decoder="plain", do_sample=False)
     assert_same(run(model, inputs, guidance_scale=guidance_scale, decoder="compiled", do_sample=False), plain)
@@ -84,9 +85,7 @@ def test_pictures_to_draw_and_to_edit_in_one_batch(model, processor, decoder, gu
 
 def test_equal_prompts_are_read_once(model, processor):
     """Four pictures of one prompt and one of another are three prompts to read: two, and none at all."""
-    inputs = processor(
-        text=["a cat"] * 4 + ["a dog"], task="generate", height=32, width=32, return_tensors="pt"
-    )
+    inputs = processor(text=["a cat"] * 4 + ["a dog"], task="generate", height=32, width=32, return_tensors="pt")
     with record_forwards(model) as forwards:
         together = run(model, inputs, seed=1)
     assert [len(kwargs["inputs_embeds"]) for kwargs in forwards] == [3]
@@ -135,8 +134,10 @@ def test_whole_images_leave_the_batch(model, processor, monkeypatch):
     assert rows == [6] * 5 + [4] * 2 + [2]
 
 
-def test_one_compile_serves_steps_prompts_and_images(model, processor, compiling):
+@pytest.mark.usefixtures("compiling")
+def test_one_compile_serves_steps_prompts_and_images(model, processor):
     """After the first image of a size there is nothing left to compile; no graph breaks (`fullgraph`)."""
+
     def draw(prompt, seed, size):
         inputs = processor(text=prompt, task="generate", height=size, width=size, return_tensors="pt")
         return run(model, inputs, seed=seed, decoder="compiled")
@@ -199,7 +200,7 @@ def test_an_optimized_model_gives_the_same_codes(own, processor, tmp_path):
 
 
 def test_a_model_with_hooks_cannot_be_optimized(own):
-    own.model.language_model.layers[1].mlp.register_forward_hook(lambda module, args, output: output)
+    own.model.language_model.layers[1].mlp.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match=r"`optimize` is for the lean decode step, .*: a Qwen2MLP has a hook"):
         own.optimize()
 
@@ -245,18 +246,18 @@ class TestTheChoice:
     def test_the_lean_step_by_default(self, model, processor, monkeypatch):
         assert self.decoders(model, processor, monkeypatch) == "StaticDecoder"
 
-    @pytest.mark.parametrize(
-        "kwargs", [{"decoder": "plain"}, {"use_cache": False}, {"cache_implementation": "static"}]
-    )
+    @pytest.mark.parametrize("kwargs", [{"decoder": "plain"}, {"use_cache": False}, {"cache_implementation": "static"}])
     def test_transformers_forward_where_it_is_asked_for(self, model, processor, monkeypatch, kwargs):
         assert self.decoders(model, processor, monkeypatch, **kwargs) == "PlainDecoder"
 
     def test_transformers_forward_where_something_hangs_on_it(self, own, processor, monkeypatch):
         layer = own.model.language_model.layers[0]
-        handle = layer.self_attn.register_forward_hook(lambda module, args, output: output)
+        handle = layer.self_attn.register_forward_hook(lambda *_: None)
         assert why_not_lean(own) == "a Qwen2_5_VLAttention has a hook"
         assert self.decoders(own, processor, monkeypatch) == "PlainDecoder"
-        with pytest.raises(ValueError, match=r"`decoder` cannot be 'static' here, since a Qwen2_5_VLAttention has a hook"):
+        with pytest.raises(
+            ValueError, match=r"`decoder` cannot be 'static' here, since a Qwen2_5_VLAttention has a hook"
+        ):
             run(own, prepare(processor, "generate", [0]), seed=1, decoder="static")
         handle.remove()
         assert why_not_lean(own) is None
@@ -264,7 +265,7 @@ class TestTheChoice:
     def test_a_hook_on_a_projection_is_called(self, own, processor):
         calls = []
         layer = own.model.language_model.layers[0]
-        layer.mlp.up_proj.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+        layer.mlp.up_proj.register_forward_hook(lambda *args: calls.append(len(args)))
         run(own, prepare(processor, "generate", [0]), seed=1)
         assert len(calls) == 6
 

@@ -11,7 +11,7 @@ from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProc
 from transformers_wallaroo.decoding_wallaroo import ImagePlan
 from transformers_wallaroo.speculative_wallaroo import couple, decode_speculatively, neighbours
 
-from test_generation import TASKS, Recorder, prepare, run
+from drawing import TASKS, Recorder, prepare, run
 
 VOCABULARY, GRID = 3, (2, 2)
 NUM_IMAGES = 30_000

@@ -85,9 +85,9 @@ def draw(weights: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.
     that it does not depend on its neighbours in the batch."""
     noise = torch.empty_like(weights)
     for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    # The largest w/e with e ~ Exp(1) is a draw in proportion to w.
-    return (weights / noise).argmax(dim=-1)
+        row.uniform_(generator=generator)
+    # The largest w/e with e ~ Exp(1) is a draw in proportion to w. On a CPU `exponential_` takes five times as long.
+    return (weights / noise.log_().neg_()).argmax(dim=-1)
 
 
 class TaskGroups(NamedTuple):
@@ -148,9 +148,7 @@ class PlainDecoder:
     It lives for one call; nothing of it is kept on the model.
     """
 
-    def __init__(
-        self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance_scale: float, cache: Cache | None
-    ):
+    def __init__(self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance_scale: float, cache: Cache | None):
         self.model, self.plan, self.guidance_scale, self.cache = model, plan, guidance_scale, cache
         self.groups = TaskGroups.of(tasks, model)
         self.mask: torch.Tensor | None = None
@@ -197,9 +195,7 @@ class PlainDecoder:
         self.next_position = last + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
-        return predict(
-            self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance_scale
-        )
+        return predict(self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance_scale)
 
     def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         if self.cache is None:
@@ -350,7 +346,7 @@ def why_not_lean(model) -> str | None:
             return "its weights are placed by accelerate's hooks"
     if torch.is_autocast_enabled(model.execution_device.type):
         return "autocast is on"
-    if "sliding_attention" in getattr(model.config.text_config, "layer_types", None) or ():
+    if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
         return "it has sliding attention"
     known = (Qwen2_5_VLDecoderLayer, Qwen2_5_VLAttention, Qwen2MLP, Qwen2_5_VLRMSNorm)
     for layer in language_model.layers:
@@ -365,21 +361,21 @@ def why_not_lean(model) -> str | None:
     return None
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: Any) -> bool:
     """Whether a linear layer is its weight and bias and no more. A quantised weight is a tensor of its own class."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
     return type(module) is nn.Linear and not hooked
 
 
-def _qkv(layer: nn.Module) -> tuple[nn.Module, ...]:
+def _qkv(layer: Any) -> tuple[nn.Linear, ...]:
     return layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
 
 
-def _gate_up(layer: nn.Module) -> tuple[nn.Module, ...]:
+def _gate_up(layer: Any) -> tuple[nn.Linear, ...]:
     return layer.mlp.gate_proj, layer.mlp.up_proj
 
 
-def _projections(modules: Sequence[nn.Module]) -> tuple[Projection, ...]:
+def _projections(modules: Sequence[nn.Linear]) -> tuple[Projection, ...]:
     """The modules' weights; as one where they lie one after the other in memory, as `fuse` leaves them."""
     if not all(_is_plain(module) for module in modules):
         return tuple((module.weight, module.bias) if _is_plain(module) else module for module in modules)
@@ -509,9 +505,7 @@ def decode_step(
     if padded or ends is not None:
         mask = attention_mask(window, state.padding, slots, heads.query // heads.key_value, embeds.dtype)
     rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
-    hidden = run_layers(
-        layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values
-    )
+    hidden = run_layers(layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values)
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
     return predict(model, groups, hidden[:, -1], guidance_scale)

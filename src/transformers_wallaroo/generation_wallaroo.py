@@ -142,9 +142,7 @@ def distinct_prompts(
         Indices of the prompts to read, for each prompt its place among them, and the sources of those alone.
     """
     source_of = {prompt: at for at, prompt in enumerate(at for at, edit in enumerate(edits) if edit)}
-    _, same = first_of_equals(
-        [[value[at] for value in split_sources(images).values()] for at in range(len(source_of))]
-    )
+    _, same = first_of_equals([[value[at] for value in split_sources(images).values()] for at in range(len(source_of))])
     kept, rows = first_of_equals(
         [
             [*(text[prompt] for text in texts), torch.tensor([same[source_of[prompt]] if prompt in source_of else -1])]
@@ -157,7 +155,8 @@ def distinct_prompts(
 def first_of_equals(entries: Sequence[Sequence[torch.Tensor]]) -> tuple[list[int], list[int]]:
     """Indices of the entries that are not equal to one before, and for each entry its place among them."""
     places: dict[tuple[bytes, ...], int] = {}
-    kept, found = [], []
+    kept: list[int] = []
+    found: list[int] = []
     for index, parts in enumerate(entries):
         key = tuple(part.contiguous().view(torch.uint8).cpu().numpy().tobytes() for part in parts)
         if key not in places:
@@ -169,7 +168,7 @@ def first_of_equals(entries: Sequence[Sequence[torch.Tensor]]) -> tuple[list[int
 
 def split_sources(images: dict[str, torch.Tensor]) -> dict[str, Sequence[torch.Tensor]]:
     """The processor's tensors of the sources, a source each."""
-    split: dict[str, Sequence[torch.Tensor]] = dict(images)
+    split: dict[str, Any] = dict(images)
     if "pixel_values" in images:
         split["pixel_values"] = images["pixel_values"].split(images["image_grid_thw"].prod(dim=-1).tolist())
     return split
@@ -309,7 +308,7 @@ class WallarooGenerationMixin(GenerationMixin):
 
     def _generate_images(
         self,
-        tasks: Sequence[ImageTask],
+        tasks: list[Any],
         generation_config,
         logits_processor,
         kwargs,
@@ -551,6 +550,7 @@ class WallarooGenerationMixin(GenerationMixin):
                 told = max(told, known)
 
             if window is not None:
+                assert isinstance(decoder, StaticDecoder)
                 codes, forwards = decode_speculatively(decoder, logits, logits_processor, generators, window, note)
                 note(codes, plan.num_codes)
             else:

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Wallaroo: Qwen2.5-VL plus a VQ image tokenizer, three adapters and two more heads (paper section 3.1)."""
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,18 @@ from .pipeline_wallaroo import WallarooPipeline  # named here so that its file t
 IGNORE_INDEX = -100
 # The losses in the order in which `num_items_in_batch` counts their labels.
 LOSS_NAMES = ("understand_text", "generate_text", "generate_image", "edit_text", "edit_image")
+# What quantisation leaves alone unless its config names others: everything but the language model. By their whole
+# names, for transformers takes them as beginnings.
+UNQUANTIZED = (
+    "model.visual",
+    "model.vq_model",
+    "model.generation_adapter",
+    "model.editing_adapter",
+    "model.source_adapter",
+    "lm_head",
+    "generation_head",
+    "editing_head",
+)
 # A masked source cell: every component of its latent, before the source adapter (docs/protocol.md section 6).
 MASKED_LATENT = -1.0
 
@@ -84,6 +97,17 @@ def loss_positions(
     return positions
 
 
+def quantize_language_model(config: Any) -> Any:
+    """A copy of a quantization config, object or dict, that leaves `UNQUANTIZED` alone where it names nothing."""
+    config = copy.deepcopy(config)
+    fields = config if isinstance(config, dict) else vars(config)
+    ours_of_bitsandbytes = {"load_in_8bit", "_load_in_8bit", "load_in_4bit", "_load_in_4bit"} & set(fields)
+    name = "llm_int8_skip_modules" if ours_of_bitsandbytes else "modules_to_not_convert"
+    if fields.get(name) is None:
+        fields[name] = list(UNQUANTIZED)
+    return config
+
+
 def fold_source_positions(positions: torch.Tensor, types: torch.Tensor) -> int:
     """Gives the source cells of one sample 2-D positions, in place (`config.source_positions="2d"`).
 
@@ -116,6 +140,14 @@ class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
     config: WallarooConfig
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WallarooVQModel"]
     _keep_in_fp32_modules_strict = ["vq_model"]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> Any:
+        """As in transformers. A `quantization_config` that does not name what to leave alone quantises the language
+        model and nothing else, see `UNQUANTIZED`."""
+        if quantization_config is not None:
+            quantization_config = quantize_language_model(quantization_config)
+        return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """As Qwen2.5-VL's; new adapters and heads start as in the released program, with torch's own first weights.
@@ -263,7 +295,9 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
     def tabulate_codes(self) -> None:
         """Computes the embeddings of all codes of both image tasks once, for decoding; a matrix of
         `(num_embeddings, hidden_size)` a task, which is neither saved nor moved with the model."""
-        codes = torch.arange(self.config.vq_config.num_embeddings, device=self.vq_model.quantize.embedding.weight.device)
+        codes = torch.arange(
+            self.config.vq_config.num_embeddings, device=self.vq_model.quantize.embedding.weight.device
+        )
         self._code_tables = {
             task.name: (self._code_weights(task), self.embed_codes(codes, task)) for task in (GENERATE, EDIT)
         }

@@ -205,7 +205,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             prefixed `unconditional_`; for edits `source_pixel_values` `(batch_size, 3, max_height, max_width)` in
             [-1, 1] and `source_grid`.
         """
-        names = list(task) if isinstance(task, (list, tuple)) else ["understand" if task is None else task]
+        names: list[Any] = list(task) if isinstance(task, (list, tuple)) else ["understand" if task is None else task]
         tasks = [get_task(name) for name in names]
         resolved = next((each for each in tasks if isinstance(each, ImageTask)), UNDERSTAND)
         if isinstance(resolved, ImageTask) and UNDERSTAND in tasks:

@@ -1,11 +1,11 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Speculative Jacobi decoding: several codes of an image a forward, with the distribution of the images unchanged.
 
-A window of codes that follow the known ones is guessed and fed at once (arXiv 2410.01699). Each guess `x` was drawn from
-some `q`; the forward gives the distribution `p` of its place, if the guesses before it are right. Each is then drawn
-anew, but coupled to what it was (arXiv 2510.24211): it stays with the probability `min(1, p(x) / q(x))` and else comes
-from `max(0, p - q)`. That is a draw from `p`, and the likeliest to stay. The guesses that stayed before the first that
-changed had been right, so that their successors' `p` was that of plain decoding: they are known now, and so is the
+A window of codes that follow the known ones is guessed and fed at once (arXiv 2410.01699). Each guess `x` was drawn
+from some `q`; the forward gives the distribution `p` of its place, if the guesses before it are right. Each is then
+drawn anew, but coupled to what it was (arXiv 2510.24211): it stays with the probability `min(1, p(x) / q(x))` and else
+comes from `max(0, p - q)`. That is a draw from `p`, and the likeliest to stay. The guesses that stayed before the first
+that changed had been right, so that their successors' `p` was that of plain decoding: they are known now, and so is the
 first that changed. The others are the next guesses.
 
 That the images are those of plain decoding: given the guesses of all earlier places in all rounds, each `p` of a place
@@ -29,7 +29,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from .decoding_wallaroo import StaticDecoder, draw
+from .decoding_wallaroo import ImagePlan, StaticDecoder, draw
 
 # Logits processors that look at the scores of one place alone.
 WARPERS = (
@@ -83,6 +83,88 @@ def neighbours(codes: torch.Tensor, places: torch.Tensor, widths: torch.Tensor, 
     return codes.gather(1, torch.where((above >= 0) & (above <= last), above, last))
 
 
+class Guesses:
+    """What is known and what is guessed of the images of a request.
+
+    Attributes:
+        codes (`torch.LongTensor` of shape `(num_images, num_codes + window + 1)`): those that are known.
+        images (`torch.LongTensor`): the images that are not whole. What follows has a row for each of these:
+        known (`torch.LongTensor`): how many codes are known.
+        guesses (`torch.LongTensor` of shape `(len(images), window)`): of the codes after these.
+        guessed (`torch.FloatTensor` of shape `(len(images), window, num_embeddings)`, *optional*): what each guess was
+            drawn from; `None` where the best code is taken.
+    """
+
+    def __init__(
+        self,
+        plan: ImagePlan,
+        logits: torch.Tensor,
+        warp: LogitsProcessorList,
+        generators: Sequence[torch.Generator] | None,
+        window: int,
+    ):
+        device = logits.device
+        self.warp, self.generators, self.window = warp, generators, window
+        self.totals = torch.tensor([height * width for height, width in plan.grids], device=device)
+        self.widths = torch.tensor([width for _, width in plan.grids], device=device)
+        self.codes = torch.zeros(len(plan.grids), plan.num_codes + window + 1, dtype=torch.long, device=device)
+        first = self._warped(logits[:, None])
+        self.codes[:, :1] = first.argmax(dim=-1) if generators is None else draw(first.softmax(dim=-1), generators)
+        self.images = torch.arange(len(plan.grids), device=device)
+        self.known = torch.ones_like(self.totals)
+        self.steps = torch.arange(window + 1, device=device)
+        self.guesses = neighbours(self.codes, self.known[:, None] + self.steps[:window], self.widths, self.known)
+        self.guessed = None if generators is None else _certain(self.guesses, logits.shape[-1])
+
+    def _warped(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores `(num_images, places, num_embeddings)` after the logits processors, which look at no codes."""
+        flat = scores.flatten(0, 1)
+        return self.warp(self.codes.new_zeros(len(flat), 0), flat).view_as(scores)
+
+    def drop_whole(self) -> bool:
+        """Leaves out the images that are whole; whether there are others."""
+        stay = (self.known < self.totals[self.images]).nonzero().flatten()
+        self.images, self.known, self.guesses = self.images[stay], self.known[stay], self.guesses[stay]
+        self.guessed = None if self.guessed is None else self.guessed[stay]
+        return len(self.images) > 0
+
+    def to_feed(self) -> torch.Tensor:
+        """The last known code of each image and the guesses, `(len(images), window + 1)`."""
+        return torch.cat([self.codes[self.images].gather(1, self.known[:, None] - 1), self.guesses], dim=1)
+
+    def learn(self, logits: torch.Tensor) -> None:
+        """Takes in the logits after each code of `to_feed`."""
+        scores = self._warped(logits)
+        if self.generators is None:
+            wanted, drawn = None, scores.argmax(dim=-1)
+            stays = drawn[:, : self.window] == self.guesses
+        else:
+            wanted = scores.softmax(dim=-1)
+            generators = [self.generators[image] for image in self.images.tolist()]
+            assert self.guessed is not None
+            drawn, stays = couple(self.guesses, self.guessed, wanted, generators)
+        # What stayed before the first change is right, and so is the first change, or the draw after all of them.
+        right = stays.long().cumprod(dim=1).sum(dim=1) + 1
+        places, mine = self.known[:, None] + self.steps, self.codes[self.images]
+        mine.scatter_(1, places, torch.where(self.steps < right[:, None], drawn, mine.gather(1, places)))
+        self.codes[self.images] = mine
+        self.known = self.known + right
+        # The window moves on: what is left of the draws, then first guesses.
+        shifted = right[:, None] + self.steps[: self.window]
+        old, index = shifted <= self.window, shifted.clamp(max=self.window)
+        places = self.known[:, None] + self.steps[: self.window]
+        first = neighbours(mine, places, self.widths[self.images], self.known)
+        self.guesses = torch.where(old, drawn.gather(1, index), first)
+        if wanted is not None:
+            kept = wanted.gather(1, index[..., None].expand(-1, -1, wanted.shape[-1]))
+            self.guessed = torch.where(old[..., None], kept, _certain(self.guesses, wanted.shape[-1]))
+
+
+def _certain(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
+    """The distribution of what is not drawn but given."""
+    return torch.nn.functional.one_hot(codes, num_embeddings).float()
+
+
 def decode_speculatively(
     decoder: StaticDecoder,
     logits: torch.Tensor,
@@ -109,62 +191,10 @@ def decode_speculatively(
             f"`speculative_window` goes with temperature, top-k, top-p and their like alone, but there is a "
             f"{type(other).__name__}, which may look at the codes so far. Leave out `speculative_window`, or that."
         )
-    plan, device = decoder.plan, logits.device
-    totals = torch.tensor([height * width for height, width in plan.grids], device=device)
-    widths = torch.tensor([width for _, width in plan.grids], device=device)
-    codes = torch.zeros(len(plan.grids), plan.num_codes + window + 1, dtype=torch.long, device=device)
-    forwards = torch.ones_like(totals)
-    no_codes = codes[:, :0]
-
-    def probabilities(scores: torch.Tensor) -> torch.Tensor:
-        flat = scores.flatten(0, 1)
-        return warp(no_codes[:1].expand(len(flat), -1), flat).softmax(dim=-1).view_as(scores)
-
-    def best(scores: torch.Tensor) -> torch.Tensor:
-        flat = scores.flatten(0, 1)
-        return warp(no_codes[:1].expand(len(flat), -1), flat).argmax(dim=-1).view(scores.shape[:2])
-
-    first = logits[:, None]
-    codes[:, 0] = (best(first) if generators is None else draw(probabilities(first), generators))[:, 0]
-    images = torch.arange(len(totals), device=device)  # those that are not whole
-    known = torch.ones_like(totals)
-    steps = torch.arange(window + 1, device=device)
-    guesses = neighbours(codes, known[:, None] + steps[:window], widths, known)
-    guessed = None
-    if generators is not None:
-        guessed = torch.nn.functional.one_hot(guesses, logits.shape[-1]).float()
-    while True:
-        unfinished = (known < totals[images]).tolist()
-        if not all(unfinished):
-            stay = torch.tensor([at for at, more in enumerate(unfinished) if more], device=device, dtype=torch.long)
-            images, known, guesses = images[stay], known[stay], guesses[stay]
-            guessed = None if guessed is None else guessed[stay]
-            if not len(images):
-                return codes[:, : plan.num_codes], forwards
-        fed = torch.cat([codes[images].gather(1, known[:, None] - 1), guesses], dim=1)
-        scores = decoder.look_ahead(images.tolist(), fed, known - 1)
-        forwards[images] += 1
-        if generators is None:
-            drawn = best(scores)
-            stays, wanted = drawn[:, :window] == guesses, None
-        else:
-            wanted = probabilities(scores)
-            drawn, stays = couple(guesses, guessed, wanted, [generators[image] for image in images.tolist()])
-        # What stayed before the first change is right, and so is the first change, or the draw after all of them.
-        right = stays.long().cumprod(dim=1).sum(dim=1) + 1
-        places = known[:, None] + steps
-        mine = codes[images]
-        mine.scatter_(1, places, torch.where(steps < right[:, None], drawn, mine.gather(1, places)))
-        codes[images] = mine
-        known = known + right
-        on_progress(codes, int(known.min()))
-        # The window moves on: what is left of the draws, then first guesses.
-        shifted = right[:, None] + steps[:window]
-        old = shifted <= window
-        index = shifted.clamp(max=window)
-        places = known[:, None] + steps[:window]
-        guesses = torch.where(old, drawn.gather(1, index), neighbours(mine, places, widths[images], known))
-        if wanted is not None:
-            kept = wanted.gather(1, index[..., None].expand(-1, -1, wanted.shape[-1]))
-            fresh = torch.nn.functional.one_hot(guesses, wanted.shape[-1]).to(kept)
-            guessed = torch.where(old[..., None], kept, fresh)
+    state = Guesses(decoder.plan, logits, warp, generators, window)
+    forwards = torch.ones_like(state.totals)
+    while state.drop_whole():
+        state.learn(decoder.look_ahead(state.images.tolist(), state.to_feed(), state.known - 1))
+        forwards[state.images] += 1
+        on_progress(state.codes, int(state.known.min()))
+    return state.codes[:, : decoder.plan.num_codes], forwards

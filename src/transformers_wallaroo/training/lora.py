@@ -12,6 +12,7 @@ from transformers import BitsAndBytesConfig, set_seed
 from transformers.utils import is_bitsandbytes_available, logging
 
 from ..configuration_wallaroo import WallarooConfig
+from ..modeling_wallaroo import UNQUANTIZED
 from .stages import (
     EDITING_FROM_GENERATION,
     GENERATION_PARTS,
@@ -108,10 +109,7 @@ def quantization(name: str) -> BitsAndBytesConfig:
             f"`lora.quantize` is {name!r}, which needs bitsandbytes (`pip install bitsandbytes`), and a CUDA GPU to be "
             "fast. Leave it out to adapt the model in full precision."
         )
-    # By their whole names: transformers takes them as beginnings.
-    heads = [part for part in TRAINABLE if part.endswith("head")]
-    backbone = [part for part in TRAINABLE if part not in (*heads, "language_model")]
-    others = [*heads, "model.vq_model", *(f"model.{part}" for part in backbone)]
+    others = list(UNQUANTIZED)
     if name == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)
     return BitsAndBytesConfig(

@@ -1,0 +1,39 @@
+"""Requests for images that tests of decoding share."""
+
+from reference import images
+
+PROMPTS = ["a red fox", "two blue cubes on a table under the window", "一只猫"]
+SIZES = [(32, 48), (64, 32), (48, 48)]
+SOURCES = ["edit_source_0.png", "edit_source_1.png", "understand.png"]
+TASKS = ["generate", "edit"]
+
+
+def prepare(processor, task, indices, **kwargs):
+    """Inputs of some of PROMPTS; several at once have different lengths, sizes and sources."""
+    if task == "edit":
+        kwargs["images"] = [images(SOURCES[index]) for index in indices]
+    return processor(
+        text=[PROMPTS[index] for index in indices],
+        task=task,
+        height=[SIZES[index][0] for index in indices],
+        width=[SIZES[index][1] for index in indices],
+        return_tensors="pt",
+        **kwargs,
+    )
+
+
+def run(model, inputs, **kwargs):
+    return model.generate(**inputs, return_dict_in_generate=True, output_logits=True, **kwargs)
+
+
+class Recorder:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.values, self.ended = [], False
+
+    def put(self, value):
+        self.values.append(value)
+
+    def end(self):
+        self.ended = True
