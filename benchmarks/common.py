@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from tqdm.auto import tqdm
 
 import transformers_wallaroo
 from transformers_wallaroo import WallarooConfig, WallarooForConditionalGeneration, WallarooVQConfig
@@ -156,18 +157,19 @@ def synchronize() -> None:
 def seconds_in_turns(
     variants: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each variant in each round; in a round they take turns."""
-    for _ in range(warm_up):
-        for run in variants.values():
-            run()
+    """Seconds of each variant in each round, after rounds that are not counted; in a round they take turns."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            synchronize()
-            started = time.perf_counter()
-            run()
-            synchronize()
-            times[name].append(time.perf_counter() - started)
+    with tqdm(total=(warm_up + rounds) * len(variants), unit="run", leave=False) as bar:
+        for number in range(warm_up + rounds):
+            for name, run in variants.items():
+                bar.set_description(name)
+                synchronize()
+                started = time.perf_counter()
+                run()
+                synchronize()
+                if number >= warm_up:
+                    times[name].append(time.perf_counter() - started)
+                bar.update()
     return times
 
 

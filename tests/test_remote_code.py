@@ -151,7 +151,9 @@ def test_imports_point_one_way():
     assert imports["prompts_wallaroo"] == {"image_grid_wallaroo"}
     assert imports["configuration_wallaroo"] == set()
     assert imports["modeling_wallaroo_vq"] == {"configuration_wallaroo"}
-    assert imports["generation_wallaroo"] == imports["image_processing_wallaroo"] == {"image_grid_wallaroo"}
+    assert imports["decoding_wallaroo"] == imports["image_processing_wallaroo"] == {"image_grid_wallaroo"}
+    assert imports["speculative_wallaroo"] == {"decoding_wallaroo"}
+    assert imports["generation_wallaroo"] == {"decoding_wallaroo", "image_grid_wallaroo", "speculative_wallaroo"}
     assert imports["pipeline_wallaroo"] == {"image_grid_wallaroo"}
     assert imports["processing_wallaroo"] == {"image_grid_wallaroo", "image_processing_wallaroo", "prompts_wallaroo"}
     pure = (SOURCE / "image_grid_wallaroo.py", SOURCE / "prompts_wallaroo.py")

@@ -341,9 +341,8 @@ def rotary_table(language_model, length: int, like: torch.Tensor) -> tuple[torch
 def why_not_lean(model) -> str | None:
     """What keeps `model` from the lean step, in words; `None` where nothing does."""
     language_model = model.model.language_model
-    for module in (language_model, model):
-        if hasattr(module, "_hf_hook") and type(module._hf_hook).__name__ != "SequentialHook":
-            return "its weights are placed by accelerate's hooks"
+    if any(hasattr(module, "_hf_hook") for module in (model, language_model, language_model.norm)):
+        return "its weights are placed by accelerate's hooks"
     if torch.is_autocast_enabled(model.execution_device.type):
         return "autocast is on"
     if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):

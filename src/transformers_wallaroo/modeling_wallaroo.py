@@ -162,12 +162,22 @@ class WallarooPreTrainedModel(Qwen2_5_VLPreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
 
 
+class WallarooPatchProjection(nn.Conv3d):
+    """The vision tower's projection of whole patches, as the matrix product that a convolution without overlap is: on a
+    CPU Conv3d takes many times as long."""
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(patches.flatten(1), self.weight.flatten(1))
+
+
 class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
     """The backbone: token embedding by the routing table `mm_token_type_ids`, positions, language model."""
 
     def __init__(self, config: WallarooConfig):
         super().__init__(config)
         width, embed_dim = config.text_config.hidden_size, config.vq_config.embed_dim
+        # Not made anew, which would draw other first weights for everything that follows.
+        self.visual.patch_embed.proj.__class__ = WallarooPatchProjection
         self.vq_model = WallarooVQModel._from_config(config.vq_config)
         for name in ("generation_adapter", "editing_adapter", "source_adapter"):
             setattr(self, name, WallarooMLP(embed_dim, config.mlp_hidden_size(name), width))
