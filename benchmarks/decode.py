@@ -123,7 +123,7 @@ def draw_as_released(model: Any, inputs: Mapping[str, torch.Tensor], guidance_sc
         model.lm_head(hidden[:, -1:])
         conditional, unconditional = model.generation_head(hidden[:, -1]).float().chunk(2)
         logits = guide(conditional, unconditional, guidance_scale)
-        best = logits.topk(1000).values[:, -1:]
+        best = logits.topk(min(1000, logits.shape[-1])).values[:, -1:]
         codes.append(sample_codes(logits.masked_fill(logits < best, -torch.inf), generators))
         embeds = model.model.embed_codes(codes[-1].repeat(2)[:, None], GENERATE).to(row_end.dtype)
         mask = F.pad(mask, (0, 1), value=1)

@@ -3,28 +3,42 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # Tasks of one sample each, a small language model: seconds.
 SMALL = ["--batches=1", "--rounds=2", "--scan=6", "--threads=1", "--precision=fp32"]
 
 
+def load(name):
+    """A script of the folder, with its siblings importable."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location(f"{name}_benchmark", BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
 @pytest.fixture(scope="module")
 def training():
-    spec = importlib.util.spec_from_file_location("training_benchmark", BENCHMARKS / "training.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("training")
 
 
 def test_the_training_benchmark_writes_its_figures(training, tmp_path, capsys):
     path = tmp_path / "figures" / "training.json"
     tasks = "tasks={generate: 1, edit: 1, understand: 1}"
+    # None of these is longer than the released limits to scale.
+    kinds = {"edit": "remove, bucket: [32, 32]", "generate": "color_attribution", "understand": "color"}
+    data = [f"{task}: {{shapes: {{seed: 1, kind: {kind}}}}}" for task, kind in kinds.items()]
     # One row of all: the recipe's rows are too long for three samples.
-    training.main([*SMALL, "--mix=stage_4", f"--json={path}", tasks, "pack_length=0"])
+    training.main([*SMALL, "--mix=stage_4", f"--json={path}", tasks, f"data={{{', '.join(data)}}}", "pack_length=0"])
     figures = json.loads(path.read_text())
     assert figures["ratios"]["stage_4"] > 0 and figures["ratios_from_pixels"]["stage_4"] > 0
     assert figures["settings"]["precision"] == "fp32" and figures["versions"]["torch"]
@@ -70,3 +84,60 @@ def test_the_maximum_is_what_was_asked_for(training, kind, expected):
 
     samples = Mixture({"task": task, "length": length} for task, length in [("generate", 3), ("understand", 4)])
     assert training.find_maxima("stage_3b", kind, samples, Collator, {"understand": 40}) == expected
+
+
+SHORT = ["--vocabulary=1024", "--layers=1", "--rounds=1", "--device=cpu"]
+
+
+def test_the_decoding_benchmark_writes_its_figures(tmp_path, capsys):
+    path = tmp_path / "decode.json"
+    load("decode").main([*SHORT, "--side=3", "--precision=fp32", "--without=compiled", f"--json={path}"])
+    figures = json.loads(path.read_text())
+    names = {f"{name}_over_{peer}" for name in ("plain", "eager", "fused") for peer in ("janus", "released")}
+    assert names <= set(figures["ratios"]["fp32"])
+    assert all(ratio > 0 for ratio in figures["ratios"]["fp32"].values())
+    assert 0 < figures["floor_share"]["fp32"]["eager"] < 1
+    forwards = figures["figures"]["fp32"]["forwards"]
+    assert forwards["plain"] == forwards["eager"] == forwards["fused"] == 9 > forwards["speculative"] > 1
+    assert "over janus" in capsys.readouterr().out
+
+
+def test_the_released_loop_draws_what_ours_draws():
+    """Its costs are told anew, not its codes: with the same logits and seed the codes are the same."""
+    decode = load("decode")
+    dimensions = {**decode.DIMENSIONS, "num_hidden_layers": 2, "vocab_size": 1024}
+    model = decode.make_model(dimensions, 256, torch.float32)
+    inputs = decode.make_inputs(model, 1, (3, 4), 9)
+    theirs = decode.draw_as_released(model, inputs, 3.0)
+    ours = model.generate(**inputs, seed=0, guidance_scale=3.0, top_k=256, return_dict_in_generate=True).codes[0]
+    assert torch.equal(theirs[0], ours.flatten())
+
+
+def test_the_benchmarks_of_batches_and_memory(tmp_path):
+    load("batch").main([*SHORT, "--side=2", "--images", "1", "2", "--precision=fp32", f"--json={tmp_path / 'b.json'}"])
+    figures = json.loads((tmp_path / "b.json").read_text())["figures"]["fp32"]
+    assert figures["over_the_first"]["1"] == 1 and figures["images_per_second"]["2"] > 0
+    options = [option for option in SHORT if not option.startswith("--rounds")]
+    load("memory").main([*options, "--sides", "2", "--images", "1", "2", f"--json={tmp_path / 'm.json'}"])
+    one, two = json.loads((tmp_path / "m.json").read_text())["peaks_mb"]
+    assert two["kv_mb"] > one["kv_mb"] and two["static"] > one["static"] > 0 and one["plain"] > 0
+
+
+def test_the_benchmarks_of_overhead_and_speculation(tmp_path):
+    without = ["--without=compiled", "--without=janus compiled"]
+    load("overhead").main(
+        ["--side=2", "--layers=2", "--rounds=1", "--device=cpu", *without, f"--json={tmp_path / 'o.json'}"]
+    )
+    assert set(json.loads((tmp_path / "o.json").read_text())["shares"]) == {"eager_over_janus"}
+    options = ["--images=2", "--windows", "4", "--rounds=1", "--device=cpu", f"--json={tmp_path / 's.json'}"]
+    load("speculative").main(options)
+    figures = json.loads((tmp_path / "s.json").read_text())["figures"]
+    assert set(figures) == {f"{task}, {how}" for task in ("generate", "edit") for how in ("greedy", "sampled")}
+    assert all(rows["plain"]["forwards"] == 16 > rows["window 4"]["forwards"] for rows in figures.values())
+
+
+def test_the_benchmark_of_7b_says_what_it_needs():
+    gpu = load("gpu_7b")
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="There is no CUDA device here"):
+            gpu.main([])
