@@ -722,7 +722,8 @@ def _compiled_step() -> Callable[..., torch.Tensor]:
 def compiled_step(*args: Any) -> torch.Tensor:
     """`decode_step`, compiled once for all steps, prompts and images of one size."""
     state, window = args[5], args[8]
-    torch._dynamo.maybe_mark_dynamic(window, 0)
+    for each in (window, state.cos, state.sin):
+        torch._dynamo.maybe_mark_dynamic(each, 0)
     for cache in (*state.keys, *state.values):
         torch._dynamo.maybe_mark_dynamic(cache, 1)
     return _compiled_step()(*args)

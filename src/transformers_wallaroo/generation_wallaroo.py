@@ -556,14 +556,14 @@ class WallarooGenerationMixin(GenerationMixin):
             else:
                 for code in range(plan.num_codes):
                     scores = logits_processor(codes[:, :code], logits)
-                    codes[:, code] = sample_codes(scores, generators)
+                    codes[:, code] = sampled = sample_codes(scores, generators)
                     if output_logits:
                         all_logits.append(logits)
                     if output_scores:
                         all_scores.append(scores)
                     note(codes, code + 1)
                     if code + 1 < plan.num_codes:
-                        logits = decoder.advance(codes[:, code], plan.row_end_after(code))
+                        logits = decoder.advance(sampled, plan.row_end_after(code))
         if streamer is not None:
             streamer.end()
         grids = [codes[index, : height * width].view(height, width) for index, (height, width) in enumerate(plan.grids)]
