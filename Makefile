@@ -18,11 +18,11 @@ demo: $(VENV)/.installed  ## wallaroo-tiny answers, draws and edits; pictures an
 tiny: $(VENV)/.installed  ## train wallaroo-tiny from nothing into runs/tiny; goes on where it was stopped
 	$(BIN)/python examples/train_tiny.py --output runs/tiny
 
-test: $(VENV)/.installed  ## the whole test suite on the pinned, newest transformers
-	$(BIN)/python -m pytest -n $(WORKERS)
+test: $(VENV)/.installed $(VENV)/.quantize  ## the whole test suite on the pinned, newest transformers
+	PYTHONPATH=$(VENV)/quantize $(BIN)/python -m pytest -n $(WORKERS)
 
-test-oldest: .venv-oldest/.installed  ## the same on the oldest transformers that is supported
-	.venv-oldest/bin/python -m pytest -n $(WORKERS)
+test-oldest: .venv-oldest/.installed .venv-oldest/.quantize  ## the same on the oldest transformers that is supported
+	PYTHONPATH=.venv-oldest/quantize .venv-oldest/bin/python -m pytest -n $(WORKERS)
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
@@ -44,6 +44,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+# torchao is for the tests of quantised weights alone, and in a folder of its own: where transformers finds it, every
+# command prints warnings of its libraries for GPUs.
+$(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
+	$*/bin/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $*/quantize torchao
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor
 
 TARGET = Path(__file__).parent.parent / "src" / "transformers_wallaroo" / "tiny"
+CARD = Path(__file__).parent.parent / "model_cards" / "wallaroo-tiny.md"
 LIMIT = 16 * 2**20  # bytes, everything together
 # What a checkpoint on the Hub needs and one inside the package does not: its classes are registered already.
 REMOTE_CODE = ("auto_map", "custom_pipelines")
@@ -75,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the last stage's `final` folder")
     parser.add_argument("--target", type=Path, default=TARGET, help="where it goes (default: the package)")
-    parser.add_argument("--card", type=Path, help="model card, copied as README.md")
+    parser.add_argument("--card", type=Path, default=CARD, help="model card, copied as README.md")
     options = parser.parse_args()
     size = package(options.checkpoint, options.target, options.card)
     print(f"{options.target}: {size / 2**20:.1f} MB")  # noqa: T201

@@ -72,13 +72,13 @@ def chi_square(window, warp=()):
     return float(((seen - expected) ** 2 / expected).sum())
 
 
-# 80 degrees of freedom: one right run in a million is above.
+# 80 degrees of freedom: two right runs in a million are above.
 ALLOWED = 153.0
 
 
 @pytest.mark.parametrize("window", [1, 2, 16])
 def test_the_distribution_of_images_is_that_of_plain_decoding(window):
-    """Seen: 76.1, 76.8 and 77.7."""
+    """Seen: 72, 57 and 71."""
     assert chi_square(window) < ALLOWED
 
 
@@ -106,8 +106,9 @@ def _forgetting_where_guesses_came_from(guesses, guessed, wanted, generators):
     "wrong", [_accepting_too_much, _not_taking_the_guess_away, _forgetting_where_guesses_came_from]
 )
 def test_the_test_of_the_distribution_sees_what_is_wrong(monkeypatch, wrong):
+    """Seen: 5 500 and more."""
     monkeypatch.setattr(speculative_wallaroo, "couple", wrong)
-    assert chi_square(2) > 2 * ALLOWED
+    assert chi_square(2) > 10 * ALLOWED
 
 
 def test_couple_is_a_draw_and_the_likeliest_to_stay():

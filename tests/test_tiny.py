@@ -45,6 +45,8 @@ def test_it_does_its_three_tasks(tiny):
     floors = {"understand": 0.75, "generate": 0.8, "edit": 0.75}
     assert {task: score for task, score in report["overall"].items() if score < floors[task]} == {}
     assert report["size_exact"] == 1
+    assert report["scorer"]["rendered"]["exact"] >= 0.995 and report["scorer"]["tokenized"]["exact"] >= 0.98
+    assert report["settings"]["generation"]["guidance_scale"] == GUIDANCE_SCALE
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -110,7 +110,7 @@ def evaluate_shapes(
         int, typer.Option(metavar="N", help="Samples at once. It changes the time, not the scores.")
     ] = 64,
     guidance_scale: Annotated[
-        float | None, typer.Option(metavar="X", help="Of pictures; the model's default is 3.")
+        float | None, typer.Option(metavar="X", help="Of pictures; by default what the checkpoint says, else 3.")
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")

@@ -63,6 +63,47 @@ def test_recipes_of_the_repository_are_right(path):
         assert name in run.open_source.__globals__["SOURCES"], task
 
 
+# docs/protocol.md, section 10: learning rate, warm-up, steps, global batch, limits, tasks; the vision tower's pixels
+# (section 9).
+RELEASED = {
+    "stage-1": (1e-4, 1000, 30_000, 256, {"generate": 832}, {"generate": 4}),
+    "stage-2": (1e-4, 5000, 300_000, 320, {"understand": 2560, "generate": 768}, {"generate": 4, "understand": 1}),
+    "stage-3a": (4e-5, 0, 50_000, 384, {"understand": 2668, "generate": 1600}, {"generate": 2, "understand": 1}),
+    "stage-3b": (1e-5, 0, 50_000, 384, {"understand": 2668, "generate": 1632}, {"generate": 2, "understand": 1}),
+    "stage-4": (
+        1e-5,
+        0,
+        55_000,
+        384,
+        {"understand": 1504, "generate": 1632, "edit": 2624},
+        {"generate": 1, "edit": 1, "understand": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_recipes_at_7b_have_the_released_values(name):
+    config = StageConfig.load(next(path for path in RECIPES if path.parent.name == "7b" and path.stem == name))
+    found = (config.learning_rate, config.warmup_steps, config.steps, config.global_batch, config.limits, config.tasks)
+    assert found == RELEASED[name]
+    assert (config.row_ends, config.size_indicators) == ((True, "token") if name >= "stage-3b" else (False, "none"))
+    assert (config.size, config.buckets) == {
+        "stage-1": (384, "checkpoint"),
+        "stage-2": (384, "checkpoint"),
+        "stage-3a": (512, "checkpoint"),
+    }.get(name, (None, "released"))
+    assert config.scheduler == "constant_with_warmup" and config.optimizer == "adamw" and config.bf16
+    assert config.unconditional_probability == 0.1 and config.mask_ratio == 0.6 and config.max_grad_norm == 1.0
+    assert "visual" not in config.train and ("language_model" in config.train) == (name != "stage-1")
+
+
+def test_muon_goes_with_whole_weights_and_its_own_options():
+    with pytest.raises(ValueError, match="`optimizer` 'muon' is for whole matrices, not for those of `lora`"):
+        config_of(optimizer="muon", train=["language_model"], lora={"r": 4})
+    with pytest.raises(ValueError, match="`trainer` has adam_beta1, which `optimizer` 'muon' does not read"):
+        config_of(optimizer="muon", trainer={"adam_beta1": 0.5})
+
+
 def test_unknown_keys_name_the_near_one():
     with pytest.raises(
         ValueError, match=r"the recipe has the unknown key 'learning_rat'. Did you mean 'learning_rate'\?"

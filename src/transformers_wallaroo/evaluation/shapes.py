@@ -93,7 +93,11 @@ def evaluate_shapes(
         "seed": seed,
         "batch_size": batch_size,
         "sizes": [list(size) for size in picture_sizes(processor)],
-        "generation": {**IMAGE_DEFAULTS, **generate_options},
+        "generation": {
+            **IMAGE_DEFAULTS,
+            **(getattr(model.generation_config, "image_defaults", None) or {}),
+            **generate_options,
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers")},

@@ -78,7 +78,7 @@ def _is_about_held_out(source: Scene, step: Step) -> bool:
 
 
 def _compose(draw: Draw, source: Scene) -> Step | None:
-    """Two changes of different kinds and things; each is told in words that are clear before and after the other."""
+    """Two changes of different kinds and things, the second told in words that are clear before and after the first."""
     first_kind, second_kind = draw.plan.sample(COMPOSED, 2)
     first = _STEPS[first_kind](draw, (source,), ())
     second = first and _STEPS[second_kind](draw, (source, first.scene), first.cells)

@@ -20,8 +20,12 @@ OUTER = (
 
 
 class StackedMuon(torch.optim.Muon):
-    """torch's Muon, which makes the updates of all matrices of one shape at once: a small model has dozens of small
-    ones, and one product of many is several times faster than many products. Same options, state and steps."""
+    """torch's Muon with `adjust_lr_fn="match_rms_adamw"`, which makes the updates of all matrices of one shape at once:
+    a small model has dozens of small ones, and one product of many is several times faster than many products. Same
+    other options, state and steps."""
+
+    def __init__(self, params: Any, **options: Any):
+        super().__init__(params, adjust_lr_fn="match_rms_adamw", **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -35,6 +39,11 @@ class StackedMuon(torch.optim.Muon):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
+                if weight.grad.ndim != 2 or hasattr(weight.grad, "device_mesh"):
+                    raise ValueError(
+                        f"`optimizer` 'muon' needs whole matrices, but got a gradient of shape {tuple(weight.shape)} "
+                        "that is sharded or flattened (FSDP, ZeRO). Take 'adamw' there."
+                    )
                 state = self.state[weight]
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight.grad)
@@ -103,7 +112,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         small = [weight for name, weight in trained if name not in names and weight.ndim <= 1]
         self.parts: list[torch.optim.Optimizer] = []
         if hidden:
-            self.parts.append(StackedMuon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(StackedMuon(hidden, lr=lr, weight_decay=weight_decay))
         groups = [{"params": other, "weight_decay": weight_decay}, {"params": small, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
         if groups:

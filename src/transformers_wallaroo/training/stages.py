@@ -77,8 +77,8 @@ class StageConfig:
         vision_pixels: fewest and most pixels that the vision tower sees.
         mask_ratio, unconditional_probability, pack_length: see `WallarooDataCollator`.
         vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
-        editing_from_generation: start the editing adapter and head as copies of the generation adapter and head
-            instead of from random weights.
+        editing_from_generation: start the editing adapter, the editing head and the source adapter as copies of the
+            generation adapter and head instead of from random weights.
         source_order: `"low_level_first"`, as released, or `"semantic_first"`: what stands first of an edit's source,
             its cells or what the vision tower sees of it. The checkpoint's own order where it is not given.
         source_positions, shared_image_head: see `WallarooConfig`; the checkpoint's own where they are not given.
@@ -170,6 +170,15 @@ class StageConfig:
         self._check_evaluation()
         if self.lora is not None and "language_model" not in self.train:
             raise ValueError("`lora` adapts the language model, but `train` does not name 'language_model'.")
+        if self.optimizer == "muon":
+            self._check_muon()
+
+    def _check_muon(self) -> None:
+        if self.lora is not None:
+            raise ValueError("`optimizer` 'muon' is for whole matrices, not for those of `lora`. Take 'adamw'.")
+        adams = sorted(name for name in self.trainer if name.startswith(("adam_", "optim")))
+        if adams:
+            raise ValueError(f"`trainer` has {', '.join(adams)}, which `optimizer` 'muon' does not read.")
 
     def _check_numbers(self) -> None:
         wrong = {task: count for task, count in self.tasks.items() if type(count) is not int or count < 1}
