@@ -52,7 +52,6 @@ def test_hidden_matrices_are_those_between_hidden_states(small_model):
 def test_a_step_moves_hidden_matrices_alike_in_all_directions_and_the_rest_as_adamw():
     torch.manual_seed(0)
     model = nn.ModuleDict({"embed": nn.Embedding(5, 16), "linear": nn.Linear(16, 24), "norm": nn.LayerNorm(24)})
-    model["embed"].weight.data[0] *= 5
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     optimizer = MuonWithAdamW(model, lr=0.02)
     model["norm"](model["linear"](model["embed"](torch.arange(5)))).pow(3).sum().backward()
@@ -60,9 +59,8 @@ def test_a_step_moves_hidden_matrices_alike_in_all_directions_and_the_rest_as_ad
     optimizer.step()
     moved = {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
     strengths = torch.linalg.svdvals(moved["linear.weight"])[:4]
-    assert strengths.max() < 2 * strengths.min()
     uneven = torch.linalg.svdvals(gradients["linear.weight"])[:4]
-    assert uneven.max() > 2 * uneven.min(), "the gradient itself is not alike in all directions"
+    assert strengths.max() / strengths.min() < 1.5 < uneven.max() / uneven.min()
     assert 0.2 * 0.02 * 0.5 < moved["linear.weight"].square().mean().sqrt() < 0.2 * 0.02 * 1.5
     for name in ("embed.weight", "linear.bias", "norm.weight"):
         # Adam's first step is the learning rate, whatever the gradient.
