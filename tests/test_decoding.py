@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from transformers_wallaroo import decoding_wallaroo
 from transformers_wallaroo.decoding_wallaroo import (
     DECODERS,
     StaticDecoder,
@@ -31,9 +32,8 @@ def own(converted):
 @pytest.fixture
 def compiling(monkeypatch):
     """Compiled code without inductor, so that a compile takes no C++ compiler and little time."""
-    from transformers_wallaroo import decoding_wallaroo
-
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     step = torch.compile(decoding_wallaroo.decode_step, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda: step)
     yield
@@ -149,6 +149,20 @@ def test_one_compile_serves_steps_prompts_and_images(model, processor):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
+def test_many_kinds_of_requests_go_on_being_compiled(model, processor, monkeypatch):
+    """torch's own limit of 8 graphs a process would be reached by the tasks, guidances and batches of one model."""
+    limits = []
+
+    def step(*args):
+        limits.append(torch._dynamo.config.recompile_limit)
+        return decoding_wallaroo.decode_step(*args)
+
+    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda: step)
+    run(model, prepare(processor, "generate", [0]), seed=1, decoder="compiled")
+    assert limits == [decoding_wallaroo.RECOMPILE_LIMIT] * 5
+    assert torch._dynamo.config.recompile_limit < decoding_wallaroo.RECOMPILE_LIMIT
+
+
 def test_fused_projections_are_the_same_weights(own, model, processor, tmp_path):
     """They share memory, go on being trained and saved by their names, and give the same codes."""
     inputs = prepare(processor, "edit", [0, 1])
@@ -196,6 +210,21 @@ def test_an_optimized_model_gives_the_same_codes(own, processor, tmp_path):
     assert_same(run(own.optimize(), inputs, do_sample=False), other)
     own.save_pretrained(tmp_path)
     assert_same(run(AutoModel.from_pretrained(tmp_path), inputs, do_sample=False), other)
+
+
+def test_tables_are_of_the_weights_as_they_are(own):
+    """Also where something writes past autograd, or hangs on the adapter."""
+    own.optimize()
+    adapter = own.model.generation_adapter
+    handle = adapter.fc2.register_forward_hook(lambda *_: None)
+    assert own.model.code_table(GENERATE) is None
+    handle.remove()
+    assert own.model.code_table(GENERATE) is not None
+    adapter.fc2.weight.data.mul_(-3)
+    assert own.model.code_table(GENERATE) is None
+    own.optimize()
+    own.model.generation_adapter.fc1 = torch.nn.Linear(adapter.fc1.in_features, adapter.fc1.out_features)
+    assert own.model.code_table(GENERATE) is None
 
 
 def test_a_model_with_hooks_cannot_be_optimized(own):
@@ -260,6 +289,15 @@ class TestTheChoice:
             run(own, prepare(processor, "generate", [0]), seed=1, decoder="static")
         handle.remove()
         assert why_not_lean(own) is None
+
+    @pytest.mark.parametrize("name", ["norm", "rotary_emb"])
+    def test_hooks_beside_the_layers_count(self, own, name):
+        getattr(own.model.language_model, name).register_forward_hook(lambda *_: None)
+        assert why_not_lean(own).endswith("has a hook")
+
+    def test_another_activation(self, own):
+        own.config.text_config.hidden_act = "relu"
+        assert why_not_lean(own) == "its activation is 'relu'"
 
     def test_a_hook_on_a_projection_is_called(self, own, processor):
         calls = []

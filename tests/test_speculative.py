@@ -126,6 +126,15 @@ def test_couple_is_a_draw_and_the_likeliest_to_stay():
     assert torch.equal(stays[:, 0], drawn[:, 0] == guesses[:, 0])
 
 
+def test_couple_stands_by_what_is_wanted_where_rounding_leaves_nothing(monkeypatch):
+    """A guess that goes though `wanted` is what it was drawn from: its successor is drawn from `wanted`."""
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.ones(size))
+    wanted = torch.tensor([0.0, 0.0, 1.0]).expand(1, 2, 3)
+    generators = [torch.Generator().manual_seed(0)]
+    drawn, stays = couple(torch.tensor([[2]]), wanted[:, :1], wanted, generators)
+    assert drawn.tolist() == [[2, 2]] and stays.tolist() == [[False]]
+
+
 def test_neighbours():
     """Rows of three, five codes known: the code above, and the last known one where that is not known or not there."""
     codes = torch.tensor([[1, 2, 3, 4, 5, 0, 0, 0, 0]])
@@ -193,8 +202,15 @@ def test_a_streamer_gets_all_codes_in_order(model, processor):
         ({"speculative_window": 0}, "`speculative_window` must be a positive int, such as 16, but got 0"),
         ({"speculative_window": 4, "output_logits": True}, "`output_logits` does not go with `speculative_window`"),
         ({"speculative_window": 4, "repetition_penalty": 1.2}, "a RepetitionPenaltyLogitsProcessor, which may look at"),
-        ({"speculative_window": 4, "decoder": "plain"}, "`speculative_window` does not go with `decoder` 'plain'"),
-        ({"speculative_window": 4, "use_cache": False}, "`decoder` cannot be 'static' here, since the call asks for a"),
+        (
+            {"speculative_window": 4, "decoder": "plain"},
+            "`speculative_window` needs the lean decode step, but the `decoder` is plain",
+        ),
+        (
+            {"speculative_window": 4, "decoder": "compiled"},
+            "`speculative_window` does not go with `decoder` 'compiled'",
+        ),
+        ({"speculative_window": 4, "use_cache": False}, "needs the lean decode step, but the call asks for a cache"),
     ],
 )
 def test_bad_input(model, processor, kwargs, message):

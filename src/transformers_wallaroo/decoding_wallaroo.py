@@ -3,6 +3,7 @@
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from .image_grid_wallaroo import ImageTask
 
 # How a step may be computed, see `make_decoder`.
 DECODERS = ("plain", "static", "graphs", "compiled")
+# Graphs that torch.compile may make of the step in one process: each model, task and precision has some of its own.
+RECOMPILE_LIMIT = 64
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,11 @@ class TaskGroups(NamedTuple):
     order: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, tasks: Sequence[ImageTask], model) -> "TaskGroups":
-        """The groups of images of these tasks."""
+    def of(cls, tasks: Sequence[ImageTask], model, *, tabulated: bool = False) -> "TaskGroups":
+        """The groups of images of these tasks; `tabulated` takes the tables that there are."""
         device = model.execution_device
         distinct = tuple({task.name: task for task in tasks}.values())
-        tables = tuple(model.model.code_table(task) for task in distinct)
+        tables = tuple(model.model.code_table(task) if tabulated else None for task in distinct)
         if len(distinct) == 1:
             return cls(distinct, tables)
         indices = [[at for at, other in enumerate(tasks) if other.name == task.name] for task in distinct]
@@ -122,9 +125,9 @@ def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
     """Embeddings `(num_images, ..., hidden_size)` of codes `(num_images, ...)`, each by its task's adapter."""
     parts = []
     for index, (task, table) in enumerate(zip(groups.tasks, groups.tables, strict=True)):
-        mine = codes if groups.order is None else codes[groups.images[index]]
+        mine = codes if groups.order is None else codes[groups.images[index].to(codes.device)]
         parts.append(model.model.embed_codes(mine, task) if table is None else F.embedding(mine, table))
-    return parts[0] if groups.order is None else torch.cat(parts)[groups.order]
+    return parts[0] if groups.order is None else torch.cat(parts)[groups.order.to(parts[0].device)]
 
 
 def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: float) -> torch.Tensor:
@@ -135,10 +138,10 @@ def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: flo
         logits = model.head_of(groups.tasks[0])(branches).float()
     else:
         parts = [
-            model.head_of(task)(branches[:, images]).float()
+            model.head_of(task)(branches[:, images.to(branches.device)]).float()
             for task, images in zip(groups.tasks, groups.images, strict=True)
         ]
-        logits = torch.cat(parts, dim=1)[:, groups.order]
+        logits = torch.cat(parts, dim=1)[:, groups.order.to(parts[0].device)]
     return logits[0] if guidance_scale == 1 else guide(logits[0], logits[1], guidance_scale)
 
 
@@ -169,8 +172,9 @@ class PlainDecoder:
         hidden = self._forward(embeds, positions)
         if share:
             assert self.cache is not None
-            self.cache.batch_select_indices(rows)
-            hidden, positions = hidden[rows], positions[:, rows]
+            # On the CPU, for layers may lie on several devices.
+            self.cache.batch_select_indices(rows.cpu())
+            hidden, positions = hidden[rows.to(hidden.device)], positions[:, rows]
             self.mask = None if self.mask is None else self.mask[rows]
         self.next_position = positions.amax(dim=(0, 2)) + 1
         return predict(self.model, self.groups, hidden, self.guidance_scale)
@@ -343,18 +347,25 @@ def why_not_lean(model) -> str | None:
     language_model = model.model.language_model
     if any(hasattr(module, "_hf_hook") for module in (model, language_model, language_model.norm)):
         return "its weights are placed by accelerate's hooks"
+    activation = model.config.text_config.hidden_act
+    if activation != "silu":
+        return f"its activation is {activation!r}"
     if torch.is_autocast_enabled(model.execution_device.type):
         return "autocast is on"
     if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
         return "it has sliding attention"
     known = (Qwen2_5_VLDecoderLayer, Qwen2_5_VLAttention, Qwen2MLP, Qwen2_5_VLRMSNorm)
+    if language_model.rotary_emb._forward_hooks:
+        return "its rotary embedding has a hook"
     for layer in language_model.layers:
         parts = (layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
-        for part in parts:
+        for part in (*parts, language_model.norm):
             if type(part) not in known:
                 return f"it has a {type(part).__name__}, which is not Qwen2.5-VL's"
             if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
                 return f"a {type(part).__name__} has a hook"
+        if any(hasattr(weight, "device_mesh") for weight in layer.parameters()):
+            return "its weights are sharded"
         if layer.input_layernorm.weight.device != model.execution_device:
             return "its layers are on several devices"
     return None
@@ -363,7 +374,7 @@ def why_not_lean(model) -> str | None:
 def _is_plain(module: Any) -> bool:
     """Whether a linear layer is its weight and bias and no more. A quantised weight is a tensor of its own class."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return type(module) is nn.Linear and not hooked
+    return type(module).forward is nn.Linear.forward and not hooked
 
 
 def _qkv(layer: Any) -> tuple[nn.Linear, ...]:
@@ -420,6 +431,17 @@ def fuse(model) -> int:
                     part.data = piece
         done += 1
     return done
+
+
+def _modules_of_a_step(model, tasks: Sequence[ImageTask]) -> list[nn.Module]:
+    """The linear layers that a step goes through."""
+    found = []
+    for layer in model.model.language_model.layers:
+        found += [*_qkv(layer), layer.self_attn.o_proj, *_gate_up(layer), layer.mlp.down_proj]
+    for task in {task.name: task for task in tasks}.values():
+        for part in (getattr(model.model, task.adapter), model.head_of(task)):
+            found += [getattr(part, "fc1", part), getattr(part, "fc2", part)]
+    return found
 
 
 def layer_weights(model) -> list[LayerWeights]:
@@ -593,7 +615,8 @@ class StaticDecoder:
         dim = config.hidden_size // config.num_attention_heads
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
         self.layers, self.norm = layer_weights(model), model.model.language_model.norm.weight
-        self.groups = TaskGroups.of(tasks, model)
+        self.groups = TaskGroups.of(tasks, model, tabulated=True)
+        self.index: torch.Tensor | None = None  # of the images in the batch, once one has left
         self.code = 0  # that was fed last, plus one
         self.used = 0  # slots of the fullest row
         self.state: StepState
@@ -640,11 +663,10 @@ class StaticDecoder:
         staying = [image for image in self.images if row_ends[image] is not None]
         if len(staying) < len(self.images):
             self._keep(staying)
-        everyone = len(self.images) == len(codes)
-        codes = codes if everyone else codes[self.images]
+        codes = codes if self.index is None else codes.index_select(0, self.index)
         ends = None
         if any(row_ends[image] for image in self.images):
-            ends = self.ends[self.code] if everyone else self.ends[self.code, self.images]
+            ends = self.ends[self.code] if self.index is None else self.ends[self.code].index_select(0, self.index)
         self.code += 1
         self.used += 1 if ends is None else 2
         logits = self.run(
@@ -660,9 +682,9 @@ class StaticDecoder:
             self.padded,
             self.guidance_scale,
         )
-        if everyone:
+        if self.index is None:
             return logits
-        return logits.new_zeros(len(row_ends), logits.shape[-1]).index_copy_(0, self._index(self.images), logits)
+        return logits.new_zeros(len(row_ends), logits.shape[-1]).index_copy_(0, self.index, logits)
 
     def look_ahead(self, images: list[int], codes: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """Feeds several codes at once of some images, the others having left, see `decode_window`. Nothing fed so is
@@ -691,9 +713,6 @@ class StaticDecoder:
             self.guidance_scale,
         )
 
-    def _index(self, images: list[int]) -> torch.Tensor:
-        return torch.tensor(images, device=self.window.device)
-
     def _keep(self, images: list[int]) -> None:
         """Leaves only these images in the batch."""
         places = [self.images.index(image) for image in images]
@@ -710,8 +729,8 @@ class StaticDecoder:
             tuple(each[rows] for each in state.keys),
             tuple(each[rows] for each in state.values),
         )
-        self.images = images
-        self.groups = TaskGroups.of([self.tasks[image] for image in images], self.model)
+        self.images, self.index = images, torch.tensor(images, device=rows.device)
+        self.groups = TaskGroups.of([self.tasks[image] for image in images], self.model, tabulated=True)
 
 
 @functools.cache
@@ -720,13 +739,20 @@ def _compiled_step() -> Callable[..., torch.Tensor]:
 
 
 def compiled_step(*args: Any) -> torch.Tensor:
-    """`decode_step`, compiled once for all steps, prompts and images of one size."""
+    """`decode_step`, compiled once for all steps, prompts and images of one size; anew for another task, for another
+    number of images (twice, then for all numbers) and with guidance for without."""
     state, window = args[5], args[8]
     for each in (window, state.cos, state.sin):
         torch._dynamo.maybe_mark_dynamic(each, 0)
     for cache in (*state.keys, *state.values):
         torch._dynamo.maybe_mark_dynamic(cache, 1)
-    return _compiled_step()(*args)
+    # torch's own limit is 8 graphs of a function in a process, and beyond it there is no compiling any more.
+    with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+        return _compiled_step()(*args)
+
+
+# torch records one graph at a time.
+_recording = threading.Lock()
 
 
 class GraphedStep:
@@ -742,15 +768,17 @@ class GraphedStep:
     def __call__(self, *args: Any) -> torch.Tensor:
         codes, ends = args[6], args[7]
         key = (len(codes), ends is not None)
-        if key not in self.graphs:
-            self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == key[0]}
-            self.graphs[key] = self._record(args)
-        graph, codes_in, ends_in, logits = self.graphs[key]
-        codes_in.copy_(codes)
-        if ends_in is not None:
-            ends_in.copy_(ends)
-        graph.replay()
-        return logits.clone()
+        with torch.cuda.device(codes.device):  # streams and graphs belong to the current one
+            if key not in self.graphs:
+                self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == key[0]}
+                with _recording:
+                    self.graphs[key] = self._record(args)
+            graph, codes_in, ends_in, logits = self.graphs[key]
+            codes_in.copy_(codes)
+            if ends_in is not None:
+                ends_in.copy_(ends)
+            graph.replay()
+            return logits.clone()
 
     def _record(self, args: tuple[Any, ...]) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         state, codes, ends = args[5], args[6].clone(), None if args[7] is None else args[7].clone()
@@ -766,7 +794,7 @@ class GraphedStep:
                     each.copy_(before)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             logits = self.run(*args)
         return graph, codes, ends, logits
 
@@ -786,9 +814,8 @@ def make_decoder(
     Args:
         cache: what `PlainDecoder` goes on from; `None` computes everything anew at each step.
         name: `"plain"` is transformers' forward; `"static"` the lean step; `"graphs"` the same as CUDA graphs;
-            `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default the best that needs no
-            compiling: graphs on a GPU, static elsewhere, and plain where the model or the call wants more than the
-            lean step has.
+            `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default static, and plain where the
+            model or the call wants more than the lean step has. (Graphs have not been tried on a GPU yet.)
         own_cache: whether the call has asked for a cache of its own kind, or for none.
     """
     if name is not None and name not in DECODERS:
@@ -805,6 +832,12 @@ def make_decoder(
     if name == "plain" or reason is not None:
         return PlainDecoder(model, plan, tasks, guidance_scale, cache)
     run = compiled_step if name == "compiled" else decode_step
-    if on_gpu and name != "static":
+    if on_gpu and name in ("graphs", "compiled"):
+        other = next((module for module in _modules_of_a_step(model, tasks) if not _is_plain(module)), None)
+        if other is not None:
+            raise ValueError(
+                f"`decoder` cannot be {name!r} here: a CUDA graph repeats what a GPU was told and no Python, but there "
+                f"is a {type(other).__name__}, or a hook. Pass 'static', or leave it out."
+            )
         return StaticDecoder(model, plan, tasks, guidance_scale, GraphedStep(run), whole_window=True)
     return StaticDecoder(model, plan, tasks, guidance_scale, run)

@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, draw, make_decoder
+from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, draw, make_decoder, why_not_lean
 from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
 from .speculative_wallaroo import decode_speculatively
 
@@ -109,9 +109,11 @@ def make_generators(
     return [torch.Generator(device).manual_seed(value % 2**64) for value in seeds]
 
 
-def _check_window(window: Any, output_flags: dict[str, bool]) -> None:
+def _check_window(window: Any, output_flags: dict[str, bool], decoder: str | None) -> None:
     if isinstance(window, bool) or not isinstance(window, numbers.Integral) or window < 1:
         raise ValueError(f"`speculative_window` must be a positive int, such as 16, but got {window!r}.")
+    if decoder in ("graphs", "compiled"):
+        raise ValueError(f"`speculative_window` does not go with `decoder` {decoder!r} yet. Leave one of them out.")
     for name in ("output_logits", "output_scores"):
         if output_flags[name]:
             raise ValueError(
@@ -325,7 +327,7 @@ class WallarooGenerationMixin(GenerationMixin):
                 raise ValueError(f"`{name}` is not for the task {tasks[0].name!r}: {reason}.")
         settings, output_flags = self._image_settings(generation_config, kwargs)
         if window is not None:
-            _check_window(window, output_flags)
+            _check_window(window, output_flags, decoder_name)
         guidance_scale, repeats = settings.pop("guidance_scale"), settings.pop("num_return_sequences")
         use_cache = settings.pop("use_cache", True)
         streamer = kwargs.pop("streamer", None)
@@ -343,11 +345,14 @@ class WallarooGenerationMixin(GenerationMixin):
         def decode(model, _, *, generation_config, **model_kwargs):
             # transformers always makes a cache for a prompt that comes as embeddings.
             cache = model_kwargs["past_key_values"] if use_cache else None
-            # Only the lean step can take guesses back.
-            name = decoder_name if window is None else decoder_name or "static"
-            decoder = make_decoder(model, plan, tasks, guidance_scale, cache, name=name, own_cache=own_cache)
+            decoder = make_decoder(model, plan, tasks, guidance_scale, cache, name=decoder_name, own_cache=own_cache)
             if window is not None and not isinstance(decoder, StaticDecoder):
-                raise ValueError("`speculative_window` does not go with `decoder` 'plain'. Leave one of them out.")
+                # Only the lean step can take guesses back.
+                reason = "the call asks for a cache of its own, or for none" if own_cache else why_not_lean(model)
+                raise ValueError(
+                    "`speculative_window` needs the lean decode step, but "
+                    f"{reason or 'the `decoder` is plain'}. Leave one of them out."
+                )
             logits = decoder.start(prompts)
             # Made for codes, which have no prompt; those that `generate` has prepared count the prompt's rows.
             processors = model._get_logits_processor(

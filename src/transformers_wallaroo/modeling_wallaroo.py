@@ -313,15 +313,28 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         }
 
     def code_table(self, task: ImageTask) -> torch.Tensor | None:
-        """The embeddings of all codes that `task` writes; `None` where `tabulate_codes` was not called, or where the
-        weights behind them have changed since."""
+        """The embeddings of all codes that `task` writes; `None` where `tabulate_codes` was not called, where the
+        weights behind them have changed since, and where the adapter is more than its weights (LoRA, hooks)."""
         made_of, table = getattr(self, "_code_tables", {}).get(task.name, (None, None))
+        if table is None:
+            return None
+        adapter: Any = getattr(self, task.adapter)
+        layers: list[Any] = [adapter, getattr(adapter, "fc1", None), getattr(adapter, "fc2", None)]
+        if [type(layer) for layer in layers] != [WallarooMLP, WallarooLinear, WallarooLinear]:
+            return None
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return None
         return table if made_of == self._code_weights(task) else None
 
-    def _code_weights(self, task: ImageTask) -> list[tuple[int, int, torch.dtype]]:
-        """What tells the weights behind a table from others: where they are, and how often they were written to."""
+    def _code_weights(self, task: ImageTask) -> list[tuple[Any, ...]]:
+        """What tells the weights behind a table from others: where they are, how often they were written to, and their
+        sums, for what writes through `.data` is not counted."""
         weights = [self.vq_model.quantize.embedding.weight, *getattr(self, task.adapter).parameters()]
-        return [(weight.data_ptr(), weight._version, weight.dtype) for weight in weights]
+        sums = torch.stack([weight.detach().sum(dtype=torch.float32).to(weights[0].device) for weight in weights])
+        return [
+            (weight.data_ptr(), weight._version, weight.dtype, total)
+            for weight, total in zip(weights, sums.tolist(), strict=True)
+        ]
 
     def embed_source(
         self,

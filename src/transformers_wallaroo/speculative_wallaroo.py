@@ -65,7 +65,10 @@ def couple(
     ratio = (wanted[:, :window].gather(2, chosen) / guessed.gather(2, chosen))[..., 0]
     chance = torch.stack([torch.rand(window, generator=each, device=ratio.device) for each in generators])
     stays = chance < ratio
-    left = torch.cat([(wanted[:, :window] - guessed).clamp_(min=0), wanted[:, window:]], dim=1)
+    left = (wanted[:, :window] - guessed).clamp_(min=0)
+    # Nothing may be left but by rounding, where the two are all but the same.
+    left = torch.where(left.sum(dim=-1, keepdim=True) > 0, left, wanted[:, :window])
+    left = torch.cat([left, wanted[:, window:]], dim=1)
     fresh = draw(left, generators)
     return torch.cat([torch.where(stays, guesses, fresh[:, :window]), fresh[:, window:]], dim=1), stays
 
