@@ -81,10 +81,14 @@ def test_understanding_cached_equals_uncached(model, processor, picture):
 
 
 def test_understanding_keeps_transformers_own_decoding(model, processor, picture):
-    """Beams, several answers a question and a static cache see the picture once for each row."""
+    """Beams, several answers a question and a static cache see the picture once for each row; assisted decoding reads
+    candidates with the prompt, and several new tokens at once."""
     inputs = processor(text="What is this?", images=picture, return_tensors="pt")
     greedy = model.generate(**inputs, max_new_tokens=6)
     assert torch.equal(model.generate(**inputs, max_new_tokens=6, cache_implementation="static"), greedy)
+    longer = model.generate(**inputs, max_new_tokens=16)
+    for lookup in (2, 7):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=16, prompt_lookup_num_tokens=lookup), longer)
     beams = model.generate(**inputs, max_new_tokens=6, num_beams=3, num_return_sequences=2)
     assert beams.shape[0] == 2
     many = model.generate(**inputs, max_new_tokens=6, do_sample=True, top_k=1, num_return_sequences=3)

@@ -203,11 +203,20 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         if value is not None:
             raise AttributeError("`rope_deltas` would be shared by every request on this model; pass `position_ids`.")
 
-    def token_types(self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor | None) -> torch.Tensor:
+    def token_types(
+        self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor | None, past_key_values: Cache | None = None
+    ) -> torch.Tensor:
         """`mm_token_type_ids`, or what a prompt without image codes and sources lets us derive for itself."""
         if mm_token_type_ids is not None:
-            # While decoding, transformers 5.17 hands over the types of all tokens with the ids of the new ones.
-            return mm_token_type_ids[:, -input_ids.shape[1] :]
+            length = input_ids.shape[1]
+            if mm_token_type_ids.shape[1] != length:
+                # While decoding, transformers hands over the types of the prompt, or of all tokens so far, with the ids
+                # of the new ones; what follows the prompt is text.
+                start = 0 if past_key_values is None else past_key_values.get_seq_length()
+                missing = max(start + length - mm_token_type_ids.shape[1], 0)
+                types = nn.functional.pad(mm_token_type_ids, (0, missing), value=int(TokenType.TEXT))
+                mm_token_type_ids = types[:, start : start + length]
+            return mm_token_type_ids
         if bool(((input_ids >= self.config.text_vocab_size) | (input_ids == self.config.pixel_start_token_id)).any()):
             raise ValueError(
                 "`mm_token_type_ids` is needed for inputs that hold image codes or a source image: pass all that "
@@ -476,7 +485,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if inputs_embeds is None:
             assert input_ids is not None
-            mm_token_type_ids = self.token_types(input_ids, mm_token_type_ids)
+            mm_token_type_ids = self.token_types(input_ids, mm_token_type_ids, past_key_values)
             inputs_embeds = self.embed_inputs(
                 input_ids,
                 mm_token_type_ids,
@@ -589,7 +598,7 @@ class WallarooForConditionalGeneration(
         """
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("unconditional_")}
         if input_ids is not None and inputs_embeds is None:
-            mm_token_type_ids = self.model.token_types(input_ids, mm_token_type_ids)
+            mm_token_type_ids = self.model.token_types(input_ids, mm_token_type_ids, past_key_values)
         if target_pixel_values is not None:
             if labels is None:
                 raise ValueError(
