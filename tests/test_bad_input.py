@@ -180,7 +180,9 @@ def test_templates_without_a_language(processor):
 
 def test_tasks_that_are_no_strings(processor):
     with pytest.raises(ValueError, match="`task` must be one of"):
-        processor(text="a", task=["edit"])
+        processor(text="a", task={"edit"})
+    with pytest.raises(ValueError, match=r"`task` must be one of .*, but got 3"):
+        processor(text=["a", "b"], task=["generate", 3])
 
 
 def test_error_names_the_whole_path(tmp_path):

@@ -290,6 +290,12 @@ class TestTheChoice:
         handle.remove()
         assert why_not_lean(own) is None
 
+    def test_hidden_states_that_were_asked_for_once_do_not_count(self, own, processor):
+        """transformers leaves its hooks on the layers."""
+        own(**processor(text="Hi", return_tensors="pt"), output_hidden_states=True)
+        assert own.model.language_model.layers[0]._forward_hooks
+        assert why_not_lean(own) is None
+
     @pytest.mark.parametrize("name", ["norm", "rotary_emb"])
     def test_hooks_beside_the_layers_count(self, own, name):
         getattr(own.model.language_model, name).register_forward_hook(lambda *_: None)

@@ -342,6 +342,14 @@ def rotary_table(language_model, length: int, like: torch.Tensor) -> tuple[torch
     return cos, torch.cat([-first, second], dim=-1)
 
 
+def has_hooks(module: Any) -> bool:
+    """Whether anything but the module itself takes part in a call of it. Not counted is what transformers leaves on the
+    layers of a model that was asked for hidden states or attentions once, for it does nothing unless asked again."""
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    others = [hook for hook in hooks if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"]
+    return bool(others) or hasattr(module, "_hf_hook")
+
+
 def why_not_lean(model) -> str | None:
     """What keeps `model` from the lean step, in words; `None` where nothing does."""
     language_model = model.model.language_model
@@ -355,14 +363,14 @@ def why_not_lean(model) -> str | None:
     if "sliding_attention" in (getattr(model.config.text_config, "layer_types", None) or ()):
         return "it has sliding attention"
     known = (Qwen2_5_VLDecoderLayer, Qwen2_5_VLAttention, Qwen2MLP, Qwen2_5_VLRMSNorm)
-    if language_model.rotary_emb._forward_hooks:
+    if has_hooks(language_model.rotary_emb):
         return "its rotary embedding has a hook"
     for layer in language_model.layers:
         parts = (layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
         for part in (*parts, language_model.norm):
             if type(part) not in known:
                 return f"it has a {type(part).__name__}, which is not Qwen2.5-VL's"
-            if part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook"):
+            if has_hooks(part):
                 return f"a {type(part).__name__} has a hook"
         if any(hasattr(weight, "device_mesh") for weight in layer.parameters()):
             return "its weights are sharded"
@@ -373,8 +381,7 @@ def why_not_lean(model) -> str | None:
 
 def _is_plain(module: Any) -> bool:
     """Whether a linear layer is its weight and bias and no more. A quantised weight is a tensor of its own class."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return type(module).forward is nn.Linear.forward and not hooked
+    return type(module).forward is nn.Linear.forward and not has_hooks(module)
 
 
 def _qkv(layer: Any) -> tuple[nn.Linear, ...]:

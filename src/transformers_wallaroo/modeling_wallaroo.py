@@ -21,7 +21,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.utils import can_return_tuple
 
 from .configuration_wallaroo import WallarooConfig
-from .decoding_wallaroo import fuse, why_not_lean
+from .decoding_wallaroo import fuse, has_hooks, why_not_lean
 from .generation_wallaroo import WallarooGenerationMixin
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel, execution_device
@@ -331,7 +331,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         layers: list[Any] = [adapter, getattr(adapter, "fc1", None), getattr(adapter, "fc2", None)]
         if [type(layer) for layer in layers] != [WallarooMLP, WallarooLinear, WallarooLinear]:
             return None
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        if any(has_hooks(layer) for layer in layers):
             return None
         return table if made_of == self._code_weights(task) else None
 
