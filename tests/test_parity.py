@@ -179,7 +179,7 @@ def test_prompts_and_positions(model, processor, name):
     assert inputs["unconditional_input_ids"].tolist() == [info["null_ids"][0][padding:]]
 
     with record_forwards(model) as forwards:
-        model.generate(**inputs, do_sample=False)
+        model.generate(**inputs, do_sample=False, decoder="plain")
     fed = torch.cat([kwargs["position_ids"] for kwargs in forwards], dim=2)
     conditional, unconditional = fed.unbind(dim=1)
     assert conditional.tolist() == info["position_ids_cond"]
