@@ -547,6 +547,12 @@ class TestErrors:
         with pytest.raises(ValueError, match="`past_key_values` must be empty"):
             model.generate(**prepare(processor, "generate", [0]), past_key_values=cache)
 
+    def test_sources_missing_from_a_mixed_batch(self, model, processor):
+        inputs = prepare(processor, "generate", [0, 1])
+        inputs["task_ids"] = torch.tensor([1, 2])
+        with pytest.raises(ValueError, match="The task 'edit' needs `source_pixel_values`, `source_grid`"):
+            model.generate(**inputs)
+
     def test_mixed_tasks(self, model, processor):
         inputs = prepare(processor, "generate", [0, 1])
         inputs["task_ids"] = torch.tensor([0, 1])

@@ -422,9 +422,10 @@ class WallarooGenerationMixin(GenerationMixin):
             needed += ["source_pixel_values", "source_grid"]
         missing = [name for name in needed if branches[0][name] is None] + ["target_grid"] * (target_grid is None)
         if missing:
+            needing = next((task for task in tasks if task.has_source), tasks[0])
             raise ValueError(
-                f"The task {tasks[0].name!r} needs {', '.join(f'`{name}`' for name in missing)}. "
-                f"Build the inputs with `processor(..., task={tasks[0].name!r})` and pass all of them."
+                f"The task {needing.name!r} needs {', '.join(f'`{name}`' for name in missing)}. "
+                f"Build the inputs with `processor(..., task={needing.name!r})` and pass all of them."
             )
         if guidance_scale == 1:
             branches.pop()
