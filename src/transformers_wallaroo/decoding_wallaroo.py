@@ -93,6 +93,16 @@ def draw(weights: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.
     return (weights / noise.log_().neg_()).argmax(dim=-1)
 
 
+def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
+    """A code for each of `scores` (`(num_images, ..., num_embeddings)`): the best without `generators`, else a draw.
+
+    Image `i` draws from `generators[i]` alone, so that an image does not depend on its neighbours in the batch.
+    """
+    if generators is None:
+        return scores.argmax(dim=-1)
+    return draw(scores.softmax(dim=-1), generators)
+
+
 class TaskGroups(NamedTuple):
     """Which images of a batch are of which task.
 
@@ -815,6 +825,7 @@ def make_decoder(
     *,
     name: str | None,
     own_cache: bool,
+    speculative: bool = False,
 ) -> PlainDecoder | StaticDecoder:
     """The decoder of a request.
 
@@ -824,6 +835,7 @@ def make_decoder(
             `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default static, and plain where the
             model or the call wants more than the lean step has. (Graphs have not been tried on a GPU yet.)
         own_cache: whether the call has asked for a cache of its own kind, or for none.
+        speculative: whether guesses are to be taken back, which only the lean step can.
     """
     if name is not None and name not in DECODERS:
         raise ValueError(f"`decoder` must be one of {', '.join(map(repr, DECODERS))}, but got {name!r}.")
@@ -833,6 +845,11 @@ def make_decoder(
         raise ValueError(
             f"`decoder` 'graphs' means CUDA graphs, but the model is on {model.execution_device}. Pass 'static' or "
             "'compiled'."
+        )
+    if speculative and (name == "plain" or reason is not None):
+        raise ValueError(
+            "`speculative_window` needs the lean decode step, but "
+            f"{reason or 'the `decoder` is plain'}. Leave one of them out."
         )
     if name not in (None, "plain") and reason is not None:
         raise ValueError(f"`decoder` cannot be {name!r} here, since {reason}. Pass 'plain', or leave it out.")

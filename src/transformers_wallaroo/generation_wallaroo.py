@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, draw, make_decoder, why_not_lean
+from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, make_decoder, sample_codes
 from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
 from .speculative_wallaroo import decode_speculatively
 
@@ -67,16 +67,6 @@ class WallarooGenerateOutput(ModelOutput):
     logits: tuple[torch.Tensor, ...] | None = None
     scores: tuple[torch.Tensor, ...] | None = None
     num_forwards: torch.Tensor | None = None
-
-
-def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | None) -> torch.Tensor:
-    """One code a row of `scores` (`(num_images, num_embeddings)`): the best without `generators`, else a draw.
-
-    Row `i` draws from `generators[i]` alone, so that an image does not depend on its neighbours in the batch.
-    """
-    if generators is None:
-        return scores.argmax(dim=-1)
-    return draw(scores.softmax(dim=-1), generators)
 
 
 def make_generators(
@@ -345,14 +335,16 @@ class WallarooGenerationMixin(GenerationMixin):
         def decode(model, _, *, generation_config, **model_kwargs):
             # transformers always makes a cache for a prompt that comes as embeddings.
             cache = model_kwargs["past_key_values"] if use_cache else None
-            decoder = make_decoder(model, plan, tasks, guidance_scale, cache, name=decoder_name, own_cache=own_cache)
-            if window is not None and not isinstance(decoder, StaticDecoder):
-                # Only the lean step can take guesses back.
-                reason = "the call asks for a cache of its own, or for none" if own_cache else why_not_lean(model)
-                raise ValueError(
-                    "`speculative_window` needs the lean decode step, but "
-                    f"{reason or 'the `decoder` is plain'}. Leave one of them out."
-                )
+            decoder = make_decoder(
+                model,
+                plan,
+                tasks,
+                guidance_scale,
+                cache,
+                name=decoder_name,
+                own_cache=own_cache,
+                speculative=window is not None,
+            )
             logits = decoder.start(prompts)
             # Made for codes, which have no prompt; those that `generate` has prepared count the prompt's rows.
             processors = model._get_logits_processor(
@@ -375,6 +367,19 @@ class WallarooGenerationMixin(GenerationMixin):
             **kwargs,
         )
 
+    @property
+    def image_defaults(self) -> dict[str, Any]:
+        """How images are sampled unless the call says otherwise: `IMAGE_DEFAULTS`, or in their place what the
+        checkpoint's generation config has as `image_defaults`."""
+        own = getattr(self.generation_config, "image_defaults", None) or {}
+        unknown = sorted(set(own) - set(IMAGE_DEFAULTS))
+        if unknown:
+            raise ValueError(
+                f"`image_defaults` in the checkpoint's generation config must be of {', '.join(IMAGE_DEFAULTS)}, but "
+                f"has {', '.join(unknown)}."
+            )
+        return {**IMAGE_DEFAULTS, **own}
+
     def _image_settings(self, generation_config, kwargs) -> tuple[dict[str, Any], dict[str, bool]]:
         """Settings of this call (arguments, then `generation_config`, then what the checkpoint's own has as
         `image_defaults`, then `IMAGE_DEFAULTS`), taken out of `kwargs`."""
@@ -383,14 +388,7 @@ class WallarooGenerationMixin(GenerationMixin):
             given.pop(name, None)
         named = set(GenerationConfig().to_dict()) | set(IMAGE_DEFAULTS)
         given.update({name: kwargs.pop(name) for name in list(kwargs) if name in named})
-        own = getattr(self.generation_config, "image_defaults", None) or {}
-        unknown = sorted(set(own) - set(IMAGE_DEFAULTS))
-        if unknown:
-            raise ValueError(
-                f"`image_defaults` in the checkpoint's generation config must be of {', '.join(IMAGE_DEFAULTS)}, but "
-                f"has {', '.join(unknown)}."
-            )
-        settings = {**IMAGE_DEFAULTS, **own, **{name: value for name, value in given.items() if value is not None}}
+        settings = {**self.image_defaults, **{name: value for name, value in given.items() if value is not None}}
         if (settings.pop("num_beams", None) or 1) != 1:
             raise ValueError("`num_beams` must be 1 for images: they are sampled, or greedy with `do_sample=False`.")
         scale, count = settings["guidance_scale"], settings["num_return_sequences"]

@@ -17,31 +17,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 from transformers import LogitsProcessorList
-from transformers.generation.logits_process import (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
-    InfNanRemoveLogitsProcessor,
-    LogitNormalization,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+from transformers.generation import logits_process
 
-from .decoding_wallaroo import ImagePlan, StaticDecoder, draw
+from .decoding_wallaroo import ImagePlan, StaticDecoder, draw, sample_codes
 
 # Logits processors that look at the scores of one place alone.
 WARPERS = (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
-    InfNanRemoveLogitsProcessor,
-    LogitNormalization,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
+    logits_process.EpsilonLogitsWarper,
+    logits_process.EtaLogitsWarper,
+    logits_process.InfNanRemoveLogitsProcessor,
+    logits_process.LogitNormalization,
+    logits_process.MinPLogitsWarper,
+    logits_process.TemperatureLogitsWarper,
+    logits_process.TopKLogitsWarper,
+    logits_process.TopPLogitsWarper,
+    logits_process.TypicalLogitsWarper,
 )
 
 
@@ -112,7 +102,7 @@ class Guesses:
         self.widths = torch.tensor([width for _, width in plan.grids], device=device)
         self.codes = torch.zeros(len(plan.grids), plan.num_codes + window + 1, dtype=torch.long, device=device)
         first = self._warped(logits[:, None])
-        self.codes[:, :1] = first.argmax(dim=-1) if generators is None else draw(first.softmax(dim=-1), generators)
+        self.codes[:, :1] = sample_codes(first, generators)
         self.images = torch.arange(len(plan.grids), device=device)
         self.known = torch.ones_like(self.totals)
         self.steps = torch.arange(window + 1, device=device)

@@ -13,7 +13,6 @@ from transformers.utils import logging
 
 from transformers_wallaroo import __version__
 
-from ..generation_wallaroo import IMAGE_DEFAULTS
 from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_report
 from ..shapes.generation import HELD_OUT_KINDS
 from ..training.preview import make_images
@@ -93,11 +92,7 @@ def evaluate_shapes(
         "seed": seed,
         "batch_size": batch_size,
         "sizes": [list(size) for size in picture_sizes(processor)],
-        "generation": {
-            **IMAGE_DEFAULTS,
-            **(getattr(model.generation_config, "image_defaults", None) or {}),
-            **generate_options,
-        },
+        "generation": {**model.image_defaults, **generate_options},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "transformers")},

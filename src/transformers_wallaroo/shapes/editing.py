@@ -94,16 +94,15 @@ def _change_many(draw: Draw, source: Scene) -> Step | None:
     kinds = [draw.rng.choice(CHANGED) for _ in range(draw.plan.randint(1, MAX_CHANGES))]
     kinds += [kind for kind in ("background", "style") if draw.rng.random() < WHOLE_SHARE]
     draw.rng.shuffle(kinds)
-    steps: list[Step] = []
+    scenes: tuple[Scene, ...] = (source,)
+    cells: tuple[Cell, ...] = ()
+    texts = []
     for kind in kinds:
-        scenes = (source, *(step.scene for step in steps))
-        step = _STEPS[kind](draw, scenes, tuple(cell for step in steps for cell in step.cells))
+        step = _STEPS[kind](draw, scenes, cells)
         if step is not None:
-            steps.append(step)
-    if not steps:
-        return None
-    text = draw.language.list([step.text for step in steps])
-    return Step(text, steps[-1].scene, tuple(cell for step in steps for cell in step.cells))
+            scenes, cells = (*scenes, step.scene), cells + step.cells
+            texts.append(step.text)
+    return Step(draw.language.list(texts), scenes[-1], cells) if texts else None
 
 
 def _subject(draw: Draw, scenes: tuple[Scene, ...], avoid: tuple[Cell, ...]) -> tuple[Thing, Look] | None:
