@@ -1,6 +1,9 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """The checkpoint that comes with the package, and loading a checkpoint the way the commands do."""
 
+import hashlib
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from .modeling_wallaroo import WallarooForConditionalGeneration
 from .processing_wallaroo import WallarooProcessor
 
 TINY = Path(__file__).parent / "tiny"
+CHUNK = 2**16  # bytes
 
 
 def tiny_path() -> Path:
@@ -50,6 +54,31 @@ def load_checkpoint(
     return model, WallarooProcessor.from_pretrained(path)
 
 
+def fingerprint(checkpoint: str | Path) -> str:
+    """16 hexadecimal digits that tell a folder's weights and configuration from others, without reading all of them:
+    names, sizes, the headers of the weights, and 64 KiB at each of 17 places of a file, its first and last among them.
+    """
+    folder = Path(checkpoint)
+    files = sorted(path for kind in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(kind))
+    if not files:
+        raise ValueError(f"`checkpoint` must be the folder of one, but {folder} has no safetensors and no JSON files.")
+    total = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        total.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for place in range(17):
+                file.seek(max(size - CHUNK, 0) * place // 16)
+                total.update(file.read(CHUNK))
+    return total.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers of a run depend on."""
+    names = ("torch", "transformers", "transformers-wallaroo")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
 def _check_path(path: str | Path) -> None:
     """Raises a `ValueError` for a folder that is not there, and for one that holds an adapter alone."""
     # What looks like this is no name on the Hub, which would be told in words that do not help.
@@ -78,4 +107,4 @@ def _usable(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-__all__ = ["load_checkpoint", "tiny_path"]
+__all__ = ["fingerprint", "load_checkpoint", "tiny_path", "versions"]

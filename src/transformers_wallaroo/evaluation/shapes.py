@@ -1,18 +1,15 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Evaluation on the shapes world: fresh samples of the three tasks, what a model makes of them, and the scores."""
 
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from PIL import Image
 from transformers.utils import logging
 
-from transformers_wallaroo import __version__
-
+from ..embedded import versions
 from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_report
 from ..shapes.generation import HELD_OUT_KINDS
 from ..training.preview import make_images
@@ -93,11 +90,7 @@ def evaluate_shapes(
         "batch_size": batch_size,
         "sizes": [list(size) for size in picture_sizes(processor)],
         "generation": {**model.image_defaults, **generate_options},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers")},
-            "transformers-wallaroo": __version__,
-        },
+        "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
     return ShapesReport(scored, scorer, settings)

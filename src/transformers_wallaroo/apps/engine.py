@@ -1,0 +1,282 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""One loaded checkpoint that answers, draws and edits, for the command, the web page and the server."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import StoppingCriteriaList, TextIteratorStreamer
+from transformers.utils import logging
+
+from ..embedded import fingerprint, load_checkpoint, tiny_path, versions
+from ..image_grid_wallaroo import EDIT, GENERATE, ImageTask
+from .pictures import picture_hash
+from .streaming import ImageStreamer, Stopped, StopWhen
+
+MAX_NEW_TOKENS = 512
+# What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
+SAMPLING = ("guidance_scale", "do_sample", "temperature", "top_k", "top_p", "speculative_window")
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One picture to be made.
+
+    Attributes:
+        prompt: what to draw, or what to change in `source`.
+        source: the picture to edit; without one a picture is drawn.
+        height, width: in pixels, multiples of the checkpoint's cell; or `aspect_ratio`, such as `"16:9"`, width first.
+            Without any: the processor's usual size, for an edit the nearest to the source's shape.
+        seed: the same seed, prompt and settings give the same picture.
+        negative_prompt: what guidance leads away from.
+        sampling: arguments of `generate` out of `SAMPLING`; what is not there is as the checkpoint has it.
+    """
+
+    prompt: str
+    source: Image.Image | None = None
+    height: int | None = None
+    width: int | None = None
+    aspect_ratio: str | float | None = None
+    seed: int = 0
+    negative_prompt: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        unknown = sorted(set(self.sampling) - set(SAMPLING))
+        if unknown:
+            raise ValueError(f"`sampling` may have {', '.join(SAMPLING)}, but got {', '.join(unknown)}.")
+
+    @property
+    def task(self) -> ImageTask:
+        return GENERATE if self.source is None else EDIT
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """A picture and all that its making depended on, as `save_picture` writes it into the file."""
+
+    picture: Image.Image
+    info: dict[str, Any]
+
+
+class Engine:
+    """A checkpoint that is loaded once and used by many callers; one of them at a time has the model.
+
+    Args:
+        model, processor: as `load_checkpoint` returns them.
+        name: what users call the checkpoint.
+        path: its folder, for its fingerprint; `None` where there is none.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str, path: str | Path | None = None):
+        self.model, self.processor, self.name, self.path = model, processor, name, path
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        optimize: bool = True,
+    ) -> "Engine":
+        """Loads a folder or a name on the Hub, by default the embedded checkpoint; `optimize` as `model.optimize()`."""
+        logging.disable_progress_bar()
+        try:
+            model, processor = load_checkpoint(checkpoint, device=device, dtype=dtype)
+        finally:
+            logging.enable_progress_bar()
+        if optimize:
+            model.optimize()
+        path = tiny_path() if checkpoint is None else Path(checkpoint)
+        name = "wallaroo-tiny" if checkpoint is None else str(checkpoint)
+        return cls(model, processor, name=name, path=path if path.is_dir() else None)
+
+    # ------------------------------------------------------------------ what it is
+
+    @cached_property
+    def checkpoint_hash(self) -> str:
+        """Tells the checkpoint from others, see [`fingerprint`]; the commit where it came from the Hub."""
+        if self.path is not None:
+            return fingerprint(self.path)
+        return getattr(self.model.config, "_commit_hash", None) or "unknown"
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the side of a cell: heights and widths are multiples of it."""
+        return self.processor.image_processor.downsample_factor
+
+    @property
+    def usual_sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths in pixels that the checkpoint was trained with."""
+        return [(height, width) for _, height, width in self.processor.image_processor.buckets]
+
+    # ------------------------------------------------------------------ text
+
+    def stream_answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int | None = None,
+        stop: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> Iterator[str]:
+        """The answer to a conversation, in pieces as they come.
+
+        Args:
+            messages: as chat templates take them; a part of a content is `{"type": "text", "text": ...}` or
+                `{"type": "image", "image": ...}`.
+            stop: asked at each token; where it says yes, the answer ends there.
+            options: arguments of transformers' `generate`.
+        """
+        inputs = self.processor.apply_chat_template(
+            _as_parts(messages), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        ).to(self.model.device)
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        left = threading.Event()
+        failed: list[BaseException] = []
+        criteria = StoppingCriteriaList([StopWhen(lambda: left.is_set() or (stop is not None and stop()))])
+
+        def run() -> None:
+            try:
+                with self._lock:
+                    self.model.generate(
+                        **inputs,
+                        task="understand",
+                        max_new_tokens=max_new_tokens,
+                        seed=seed,
+                        streamer=streamer,
+                        stopping_criteria=criteria,
+                        **options,
+                    )
+            except BaseException as error:  # noqa: BLE001 (raised again by the reader)
+                failed.append(error)
+                streamer.end()
+
+        writer = threading.Thread(target=run, daemon=True)
+        writer.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            left.set()
+            writer.join()
+        if failed:
+            raise failed[0]
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The whole answer to a conversation; arguments as for `stream_answer`."""
+        return "".join(self.stream_answer(messages, **options)).strip()
+
+    # ------------------------------------------------------------------ pictures
+
+    def make(
+        self,
+        jobs: Sequence[ImageJob],
+        *,
+        on_code: Callable[[int, int], None] | None = None,
+        on_rows: Callable[[list[Image.Image | None]], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> list[MadeImage]:
+        """Makes some pictures as one batch, in which sizes, seeds and tasks may differ.
+
+        Args:
+            on_code: gets how many codes are known of every picture, and how many the largest has.
+            on_rows: gets what there is of each picture whenever a row of one is finished.
+            stop: asked at each code; where it says yes, the call ends in [`Stopped`].
+        """
+        if not jobs:
+            return []
+        sampling = dict(jobs[0].sampling)
+        if any(dict(job.sampling) != sampling for job in jobs):
+            raise ValueError("`jobs` of one batch must have the same `sampling`. Make them in several calls.")
+        inputs = self.prepare(jobs)
+        grids = [(int(height), int(width)) for height, width in inputs["target_grid"].tolist()]
+
+        def show(streamer: ImageStreamer) -> None:
+            assert on_rows is not None
+            on_rows([streamer.picture(self.model, self.processor, index) for index in range(len(jobs))])
+
+        streamer = ImageStreamer(
+            grids,
+            self.model.config.text_vocab_size,
+            on_code=on_code,
+            on_rows=None if on_rows is None else show,
+            stop=stop,
+        )
+        with self._lock:
+            if stop is not None and stop():
+                raise Stopped
+            sequences = self.model.generate(
+                **inputs.to(self.model.device),
+                seed=[job.seed for job in jobs],
+                streamer=streamer,
+                show_progress=False,
+                **sampling,
+            )
+            pictures = self.processor.image_processor.postprocess(self.model.decode_image_tokens(sequences))
+        return [
+            MadeImage(picture, self._info(job, picture, index, len(jobs)))
+            for index, (job, picture) in enumerate(zip(jobs, pictures, strict=True))
+        ]
+
+    def prepare(self, jobs: Sequence[ImageJob]) -> Any:
+        """The processor's inputs of some jobs, which raises for what is wrong with one of them."""
+        sources = [job.source for job in jobs]
+        return self.processor(
+            text=[job.prompt for job in jobs],
+            images=sources if any(source is not None for source in sources) else None,
+            task=[job.task.name for job in jobs],
+            height=[job.height for job in jobs],
+            width=[job.width for job in jobs],
+            aspect_ratio=[job.aspect_ratio for job in jobs],
+            negative_prompt=[job.negative_prompt for job in jobs],
+            return_tensors="pt",
+        )
+
+    def _info(self, job: ImageJob, picture: Image.Image, index: int, batch: int) -> dict[str, Any]:
+        """What the file will say. Rounding differs between batches of different sizes, so that is noted as well."""
+        settings = {**self.model.image_defaults, **job.sampling}
+        settings.pop("num_return_sequences")
+        info = {
+            "task": job.task.name,
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt,
+            "height": picture.height,
+            "width": picture.width,
+            "seed": job.seed,
+            "sampling": settings,
+            "checkpoint": self.name,
+            "checkpoint_hash": self.checkpoint_hash,
+            "batch": {"index": index, "size": batch},
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "versions": versions(),
+        }
+        if job.source is not None:
+            info["source"] = {"sha256": picture_hash(job.source)}
+        return info
+
+
+def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose content is always a list of parts, as the chat template wants them."""
+    checked = []
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ("system", "user", "assistant") or not isinstance(content, (str, list, tuple)):
+            raise ValueError(
+                "`messages` must have a `role` (system, user or assistant) and a `content` (a string, or a list of "
+                f"parts) each, but got the role {role!r} with a content of type {type(content).__name__}."
+            )
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+        checked.append({**message, "content": parts})
+    return checked
+
+
+__all__ = ["SAMPLING", "Engine", "ImageJob", "MadeImage", "Stopped"]

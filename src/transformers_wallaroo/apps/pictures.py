@@ -1,0 +1,71 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""PNG files that know how they were made."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..image_processing_wallaroo import to_rgb
+
+KEY = "wallaroo"
+
+
+def save_picture(picture: Image.Image, path: str | Path, info: Mapping[str, Any] | None = None) -> Path:
+    """Writes a PNG with `info` as JSON in its text chunk `wallaroo`, under another name first: there is a whole file or
+    none. The folder is made where it is missing."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"`path` must end in .png, which keeps pictures as they are made, but got {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunk = PngInfo()
+    if info is not None:
+        chunk.add_itxt(KEY, json.dumps(dict(info), ensure_ascii=False))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, format="PNG", pnginfo=chunk)
+        # `mkstemp` makes it for its owner alone.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def read_picture_info(path: str | Path) -> dict[str, Any]:
+    """What `save_picture` wrote with a picture; a `ValueError` where there is nothing of the kind."""
+    with Image.open(path) as picture:
+        picture.load()  # text may stand behind the pixels
+        text = getattr(picture, "text", {}).get(KEY)
+    try:
+        info = json.loads(text) if text is not None else None
+    except json.JSONDecodeError:
+        info = None
+    if not isinstance(info, dict):
+        raise ValueError(
+            f"{path} does not say how it was made: it has no text chunk {KEY!r}. It was not written by wallaroo, or "
+            "another program has saved it since."
+        )
+    return info
+
+
+def picture_hash(picture: Image.Image) -> str:
+    """SHA-256 of a picture's size and RGB pixels, whatever file they come from."""
+    picture = to_rgb(picture)
+    return hashlib.sha256(f"{picture.size}".encode() + np.asarray(picture).tobytes()).hexdigest()
+
+
+__all__ = ["picture_hash", "read_picture_info", "save_picture"]

@@ -1,0 +1,177 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""The engine that the command, the page and the server share: answers and pictures, their progress, and stopping."""
+
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from transformers_wallaroo import embedded, tiny_path
+from transformers_wallaroo.apps import Engine, ImageJob, Stopped
+from transformers_wallaroo.apps.pictures import picture_hash
+from transformers_wallaroo.evaluation.shapes import question_of
+from transformers_wallaroo.shapes import make_sample
+
+GREEDY = {"do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.load()
+
+
+@pytest.fixture(scope="module")
+def question():
+    return make_sample("understand", 3, 30260, kind="description", language="en")
+
+
+def ask(sample):
+    parts = [{"type": "image", "image": sample["images"][0]}, {"type": "text", "text": question_of(sample)}]
+    return [{"role": "user", "content": parts}]
+
+
+def test_pieces_are_the_answer(engine, question):
+    messages = ask(question)
+    pieces = list(engine.stream_answer(messages, **GREEDY))
+    assert len(pieces) > 1
+    assert "".join(pieces).strip() == engine.answer(messages, **GREEDY)
+    inputs = engine.processor.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    ids = engine.model.generate(**inputs, task="understand", max_new_tokens=64, do_sample=False)
+    expected = engine.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    assert "".join(pieces).strip() == expected.strip()
+
+
+def test_answer_stops(engine, question):
+    whole = list(engine.stream_answer(ask(question), **GREEDY))
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) >= 2
+
+    assert len(list(engine.stream_answer(ask(question), stop=stop, **GREEDY))) < len(whole)
+    pieces = engine.stream_answer(ask(question), **GREEDY)
+    assert next(pieces) == whole[0]
+    pieces.close()  # as a client that goes away
+    assert engine.answer(ask(question), **GREEDY) == "".join(whole).strip()
+
+
+def test_errors_of_the_writer_reach_the_reader(engine, question):
+    with pytest.raises(ValueError, match="`max_new_tokens` must be greater than 0"):
+        engine.answer(ask(question), max_new_tokens=0)
+
+
+@pytest.mark.parametrize("message", [{"role": "nobody", "content": "hi"}, {"role": "user", "content": 3}, {}])
+def test_bad_messages(engine, message):
+    with pytest.raises(ValueError, match=r"`messages` must have a `role` .* and a `content`"):
+        engine.answer([message])
+
+
+def test_batch_gives_what_single_jobs_give(engine):
+    drawing = ImageJob("a red circle on a white background", height=32, width=64, seed=5)
+    edit = ImageJob("remove the red circle", source=make_sample("edit", 1, 5)["source_image"], seed=6)
+    together = engine.make([drawing, edit])
+    for job, made in zip((drawing, edit), together, strict=True):
+        [alone] = engine.make([job])
+        assert picture_hash(alone.picture) == picture_hash(made.picture)
+        assert made.info["task"] == job.task.name and made.info["seed"] == job.seed
+        assert (made.info["height"], made.info["width"]) == (made.picture.height, made.picture.width)
+    assert together[0].picture.size == (64, 32)
+    assert together[1].info["source"] == {"sha256": picture_hash(edit.source)}
+    assert together[1].info["batch"] == {"index": 1, "size": 2}
+
+
+def test_sampling_is_used_and_noted(engine):
+    job = ImageJob("a red circle", height=32, width=64, sampling={"guidance_scale": 4.0, "do_sample": False})
+    [made] = engine.make([job])
+    assert made.info["sampling"]["guidance_scale"] == 4.0 and made.info["sampling"]["do_sample"] is False
+    inputs = engine.processor(text=job.prompt, task="generate", height=32, width=64, return_tensors="pt")
+    sequences = engine.model.generate(**inputs, guidance_scale=4.0, do_sample=False, show_progress=False)
+    [expected] = engine.processor.image_processor.postprocess(engine.model.decode_image_tokens(sequences))
+    assert picture_hash(made.picture) == picture_hash(expected)
+
+
+def test_progress_and_rows(engine):
+    seen, known = [], []
+    jobs = [ImageJob("a red circle", height=64, width=32), ImageJob("a blue square", height=32, width=64)]
+    made = engine.make(jobs, on_code=lambda code, total: known.append((code, total)), on_rows=seen.append)
+    assert known == [(code, 8) for code in range(1, 9)]
+    # 4 rows of 2 cells and 2 rows of 4 cells: a row of the first ends at each even code.
+    assert len(seen) == 4
+    assert seen[0][0].size == (32, 64) and seen[0][1] is None
+    for shown, whole in zip(seen[-1], made, strict=True):
+        assert picture_hash(shown) == picture_hash(whole.picture)
+    assert seen[0][0].getpixel((5, 60)) == (128, 128, 128) != seen[0][0].getpixel((5, 5))
+
+
+def test_pictures_stop(engine):
+    known = []
+    with pytest.raises(Stopped):
+        engine.make(
+            [ImageJob("a red circle")], on_code=lambda code, _: known.append(code), stop=lambda: len(known) == 3
+        )
+    assert known == [1, 2, 3]
+    assert engine.make([ImageJob("a red circle", height=32, width=64)])  # nothing is left locked
+
+
+def test_threads_take_turns(engine):
+    jobs = [ImageJob("a red circle", height=32, width=64, seed=seed) for seed in range(3)]
+    expected = [picture_hash(engine.make([job])[0].picture) for job in jobs]
+    found = {}
+
+    def work(index):
+        found[index] = picture_hash(engine.make([jobs[index]])[0].picture)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[index] for index in range(3)] == expected
+
+
+def test_bad_jobs(engine):
+    with pytest.raises(ValueError, match=r"`sampling` may have guidance_scale, .* but got beams"):
+        ImageJob("a", sampling={"beams": 3})
+    with pytest.raises(ValueError, match="`jobs` of one batch must have the same `sampling`"):
+        engine.make([ImageJob("a"), ImageJob("b", sampling={"top_k": 3})])
+    with pytest.raises(ValueError, match="`height`"):
+        engine.prepare([ImageJob("a", height=33, width=64)])
+    assert engine.make([]) == []
+
+
+def test_what_it_is(engine):
+    assert engine.name == "wallaroo-tiny" and engine.cell == 16
+    assert (64, 64) in engine.usual_sizes
+    assert engine.checkpoint_hash == embedded.fingerprint(tiny_path())
+
+
+def test_fingerprint_tells_folders_apart(tmp_path):
+    from safetensors.torch import save_file
+
+    def folder(name, weight, config="{}"):
+        (tmp_path / name).mkdir()
+        save_file({"weight": weight}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text(config)
+        return embedded.fingerprint(tmp_path / name)
+
+    weight = torch.arange(2**18, dtype=torch.float32)  # 16 times a chunk
+    first = folder("first", weight)
+    assert first == folder("same", weight.clone()) and len(first) == 16
+    assert first != folder("config", weight, '{"a": 1}')
+    for place in (0, 2**17, 2**18 - 1):
+        other = weight.clone()
+        other[place] += 1
+        assert first != folder(f"at-{place}", other)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"`checkpoint` must be the folder of one, but .*empty has no safetensors"):
+        embedded.fingerprint(tmp_path / "empty")
+
+
+def test_pictures_may_be_of_other_modes(engine):
+    source = Image.new("RGBA", (64, 64), (255, 0, 0, 128))
+    [made] = engine.make([ImageJob("remove the red circle", source=source, seed=6)])
+    assert made.picture.mode == "RGB"

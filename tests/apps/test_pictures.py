@@ -1,0 +1,65 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""PNG files that know how they were made."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from transformers_wallaroo.apps import read_picture_info, save_picture
+from transformers_wallaroo.apps.pictures import picture_hash
+
+PICTURE = Image.effect_noise((20, 12), 80).convert("RGB")
+INFO = {"prompt": "一只红色的袋鼠", "seed": 7, "sampling": {"guidance_scale": 3.0}}
+
+
+def test_info_and_pixels_come_back(tmp_path):
+    path = save_picture(PICTURE, tmp_path / "new" / "folder" / "a.png", INFO)
+    assert read_picture_info(path) == INFO
+    assert Image.open(path).tobytes() == PICTURE.tobytes()
+    assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_file_is_readable_as_any_other(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert save_picture(PICTURE, tmp_path / "a.png").stat().st_mode == plain.stat().st_mode
+
+
+def test_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    path = save_picture(PICTURE, tmp_path / "a.png", INFO)
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_picture(PICTURE, path, {"prompt": "other"})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_other_formats_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must end in .png, .* but got .*a.jpg"):
+        save_picture(PICTURE, tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("text", [None, "not JSON", "[1]"])
+def test_pictures_of_others_say_nothing(tmp_path, text):
+    from PIL.PngImagePlugin import PngInfo
+
+    chunk = PngInfo()
+    if text is not None:
+        chunk.add_text("wallaroo", text)
+    PICTURE.save(tmp_path / "a.png", pnginfo=chunk)
+    with pytest.raises(ValueError, match=r"a.png does not say how it was made: it has no text chunk 'wallaroo'"):
+        read_picture_info(tmp_path / "a.png")
+
+
+def test_hash_is_of_pixels_and_size(tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    PICTURE.save(tmp_path / "b.bmp")
+    assert picture_hash(Image.open(tmp_path / "a.png")) == picture_hash(Image.open(tmp_path / "b.bmp"))
+    white = Image.new("RGB", (4, 2), "white")
+    assert picture_hash(white) != picture_hash(white.transpose(Image.Transpose.ROTATE_90))
+    assert picture_hash(white) != picture_hash(Image.new("RGB", (4, 2), (255, 255, 254)))
