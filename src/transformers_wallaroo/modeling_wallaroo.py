@@ -97,6 +97,11 @@ def loss_positions(
     return positions
 
 
+def _is_one_of_many() -> bool:
+    """Whether this process works together with others."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def quantize_language_model(config: Any) -> Any:
     """A copy of a quantization config, object or dict, that leaves `UNQUANTIZED` alone where it names nothing."""
     config = copy.deepcopy(config)
@@ -406,14 +411,24 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for modality, token_type in (("image", TokenType.IMAGE), ("video", TokenType.VIDEO)):
             if encoded.get(modality) is not None:
                 parts[token_type] = torch.cat(list(encoded[modality].pooler_output))
+            elif token_type == TokenType.IMAGE and _is_one_of_many():
+                parts[token_type] = self._look_at_nothing()
+        # Processes that learn or evaluate together must run the same modules in the same order in every step, whatever
+        # tasks their share of the batch holds: else DDP waits for a gradient, ZeRO-3 for a weight, and ZeRO-2 adds the
+        # gradient of one adapter to that of another. So an adapter that has no work is given nothing to do.
+        in_step = self.training or _is_one_of_many()
         if source_grid is not None and (source_pixel_values is not None or source_latents is not None):
             parts[TokenType.SOURCE_CELL] = self.embed_source(
                 source_pixel_values, source_grid, source_mask, source_latents
             )
+        elif in_step:
+            weight = self.vq_model.quantize.embedding.weight
+            parts[TokenType.SOURCE_CELL] = self.source_adapter(weight.new_zeros(0, self.config.vq_config.embed_dim))
         for task in (GENERATE, EDIT):
             codes = input_ids[mm_token_type_ids == task.code_type] - self.config.text_vocab_size
             if codes.numel():
                 self._check_codes(codes)
+            if codes.numel() or in_step:
                 parts[task.code_type] = self.embed_codes(codes, task)
         for token_type in (TokenType.IMAGE, TokenType.VIDEO, TokenType.SOURCE_CELL):
             positions = int((mm_token_type_ids == token_type).sum())
@@ -426,29 +441,16 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         for token_type, part in parts.items():
             mask = (mm_token_type_ids == token_type).unsqueeze(-1).to(embeds.device)
             embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
-        if self.training or (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            embeds = embeds + self._touch_unused(parts).to(embeds.device, embeds.dtype)
         return embeds
 
-    def _touch_unused(self, parts: dict[TokenType, torch.Tensor]) -> torch.Tensor:
-        """Zero, by way of every part that this batch has no work for.
-
-        Processes that train or evaluate together must run the same modules in every step, whatever tasks their share
-        of the batch holds: else DDP waits for a gradient, FSDP and ZeRO-3 for a weight.
-        """
-        nothing = self.vq_model.quantize.embedding.weight.new_zeros(0, self.config.vq_config.embed_dim)
-        adapters = {
-            TokenType.SOURCE_CELL: "source_adapter",
-            **{task.code_type: task.adapter for task in (GENERATE, EDIT)},
-        }
-        zero = sum(getattr(self, name)(nothing).sum() for kind, name in adapters.items() if kind not in parts)
-        if TokenType.IMAGE not in parts and torch.distributed.is_available() and torch.distributed.is_initialized():
-            merge, vision = self.config.vision_config.spatial_merge_size, self.config.vision_config
-            values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-            weight = self.vq_model.quantize.embedding.weight
-            patches, grid = weight.new_zeros(merge**2, values), torch.tensor([[1, merge, merge]], device=weight.device)
-            zero = zero + 0.0 * sum(feature.sum() for feature in self.get_image_features(patches, grid).pooler_output)
-        return torch.as_tensor(zero)
+    def _look_at_nothing(self) -> torch.Tensor:
+        """No features `(0, hidden_size)`, by way of the vision tower."""
+        vision, weight = self.config.vision_config, self.vq_model.quantize.embedding.weight
+        merge = vision.spatial_merge_size
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        grid = torch.tensor([[1, merge, merge]], device=weight.device)
+        features = self.get_image_features(weight.new_zeros(merge**2, values), grid, return_dict=True)
+        return features.pooler_output[0][:0]
 
     def _check_codes(self, codes: torch.Tensor) -> None:
         smallest, largest = int(codes.min()), int(codes.max())
@@ -757,7 +759,7 @@ class WallarooForConditionalGeneration(
         self, hidden_states, labels, mm_token_type_ids, task_ids, counts=None
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Mean cross entropy of each task's text labels and code labels, logits at labelled positions only; and a zero
-        by way of the heads that have nothing to learn, see `WallarooModel._touch_unused`."""
+        by way of the heads that have nothing to learn, see `WallarooModel.embed_inputs`."""
         positions = loss_positions(labels, mm_token_type_ids, task_ids)
         labels, hidden_states = labels[:, 1:].to(hidden_states.device), hidden_states[:, :-1]
         losses: dict[str, torch.Tensor] = {}

@@ -434,3 +434,41 @@ def test_defaults_are_those_of_the_paper(tmp_path):
     assert (arguments.weight_decay, arguments.max_grad_norm) == (0, 1.0)
     assert arguments.lr_scheduler_type == "constant_with_warmup"
     assert arguments.remove_unused_columns is False
+
+
+@pytest.mark.parametrize(
+    "tasks", [("understand",), ("generate",), ("edit",), ("edit", "generate"), ("generate", "edit")]
+)
+def test_any_mix_of_tasks_runs_the_same_modules_in_the_same_order(small_model, small_processor, monkeypatch, tasks):
+    """What ZeRO-2 and ZeRO-3 need of processes whose batches hold other tasks; see `WallarooModel.embed_inputs`."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    small_model.requires_grad_(True)
+    for part in (small_model.model.vq_model, small_model.model.visual):
+        part.requires_grad_(False)
+
+    def orders(batch):
+        ran, learned = [], []
+        hooks = [
+            module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
+            for name, module in small_model.named_modules()
+            # The tokenizer encodes as often as there are sizes; it is whole in each process.
+            if next(module.parameters(recurse=False), None) is not None and "vq_model" not in name
+        ] + [
+            weight.register_post_accumulate_grad_hook(lambda _, name=name: learned.append(name))
+            for name, weight in small_model.named_parameters()
+            if weight.requires_grad
+        ]
+        counts = torch.full((5,), 10.0)  # labels of all processes
+        small_model(**batch, num_items_in_batch=counts)["loss"].backward()
+        for hook in hooks:
+            hook.remove()
+        return ran, learned
+
+    collate = collator_of(small_processor)
+    everything = collate(samples_of("understand", "generate", "edit"))
+    batch = collate(samples_of(*tasks))
+    for inputs in (everything, batch):
+        inputs.pop("dropped", None)
+    expected, found = orders(everything), orders(batch)
+    assert found == expected
+    assert {name for name, weight in small_model.named_parameters() if weight.requires_grad} == set(found[1])

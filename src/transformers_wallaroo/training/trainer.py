@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
@@ -23,7 +24,7 @@ from ..modeling_wallaroo import LOSS_NAMES, loss_positions
 from .collator import DROP_REASONS
 from .mixture import LengthGroupedSteps, PaddedDataset
 from .preview import draw_preview, send_to_trackers
-from .stages import TRAINABLE
+from .stages import TRAINABLE, part_of
 
 logger = logging.get_logger(__name__)
 
@@ -134,6 +135,10 @@ class WallarooTrainer(Trainer):
             )
         if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
             raise ValueError("`average_tokens_across_devices` must be on: each loss is a mean over all processes.")
+        if is_deepspeed_zero3_enabled():
+            from deepspeed.utils import set_z3_leaf_module
+
+            set_z3_leaf_module(part_of(self.model, "vq_model"), True)
         self.model_accepts_loss_kwargs = True
         self.preview_samples = preview_samples
         self.spike_guard = SpikeGuard(getattr(self.args, "spike_factor", 10.0), getattr(self.args, "spike_window", 100))
@@ -177,6 +182,19 @@ class WallarooTrainer(Trainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return counts
+
+    def _prepare_inputs(self, inputs):
+        """As `Trainer`'s, with the VQ tokenizer whole where ZeRO-3 shards the weights.
+
+        Processes encode pictures of other sizes, so as often as they have sizes, or none: they cannot fetch the
+        tokenizer's weights together on the way.
+        """
+        if is_deepspeed_zero3_enabled():
+            weights: list[Any] = list(part_of(self.model, "vq_model").parameters())
+            for weight in weights:
+                weight.ds_persist = True
+            weights[0].all_gather(weights)
+        return super()._prepare_inputs(inputs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The batch's share of the loss of the step; its parts are noted for the log."""
