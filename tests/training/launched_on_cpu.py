@@ -20,4 +20,17 @@ if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_
 
 from transformers_wallaroo.cli import main  # noqa: E402
 
+if "WALLAROO_TEST_NAN" in os.environ:  # "STEP RANK": where a loss is to be NaN
+    from transformers_wallaroo.training.trainer import WallarooTrainer
+
+    at, rank = map(int, os.environ["WALLAROO_TEST_NAN"].split())
+    compute_loss = WallarooTrainer.compute_loss
+
+    def broken(self, model, *args, **kwargs):
+        loss = compute_loss(self, model, *args, **kwargs)
+        wanted = model.training and self.state.global_step + 1 == at and self.args.process_index == rank
+        return loss * float("nan") if wanted else loss
+
+    WallarooTrainer.compute_loss = broken
+
 main()

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -45,29 +47,28 @@ RECIPE = {
 SHARDED = {**RECIPE["trainer"], "use_cpu": False}
 
 
+OFFLINE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
 def recipe(small_folder, output, **changes):
     return {**RECIPE, "init": str(small_folder), "output": str(output), **changes}
 
 
-def launch(config, recipe, folder, *options):
-    """Runs `wallaroo train` through `accelerate launch` on two processes."""
+def command(config, recipe, folder, *options):
+    """What runs `wallaroo train` through `accelerate launch` on two processes."""
     folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    script = Path(__file__).with_name("launched_on_cpu.py")
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    processes = ["--num_processes", "2", "--main_process_port", "0", *options]
+    script = Path(__file__).with_name("launched_on_cpu.py")
+    return [*launcher, *processes, str(script), "train", str(folder / "recipe.yaml")]
+
+
+def launch(config, recipe, folder, *options, **environment):
+    """Runs it, and returns what it says on stderr."""
     result = subprocess.run(
-        [
-            *launcher,
-            "--num_processes",
-            "2",
-            "--main_process_port",
-            "0",
-            *options,
-            str(script),
-            "train",
-            str(folder / "recipe.yaml"),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        command(config, recipe, folder, *options),
+        env={**os.environ, **OFFLINE, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -114,6 +115,38 @@ def test_processes_with_whole_models(small_folder, tmp_path, alone):
 def test_fsdp2(small_folder, tmp_path, alone):
     launch("fsdp2", recipe(small_folder, tmp_path, trainer=SHARDED), tmp_path)
     assert_same_run(tmp_path, alone, tolerance=1e-5)
+
+
+def test_killed_processes_go_on(small_folder, tmp_path, alone):
+    """kill -9 of all, and the same command again."""
+    values = recipe(small_folder, tmp_path, save_steps=1)
+    killed = subprocess.Popen(
+        command("ddp_cpu", values, tmp_path),
+        env={**os.environ, **OFFLINE},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoint-2").exists():  # so the first is whole, and this one perhaps
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    launcher = psutil.Process(killed.pid)
+    for process in (*launcher.children(recursive=True), launcher):
+        process.kill()
+    killed.wait()
+    assert not (tmp_path / "final").exists()
+    assert "Going on from" in launch("ddp_cpu", values, tmp_path)
+    assert_same_run(tmp_path, alone, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2"])
+def test_all_processes_skip_a_step_that_is_nan_on_one(small_folder, tmp_path, config):
+    trainer = SHARDED if config == "fsdp2" else RECIPE["trainer"]
+    said = launch(config, recipe(small_folder, tmp_path, trainer=trainer), tmp_path, WALLAROO_TEST_NAN="2 1")
+    assert "Step 2 is skipped: its gradient norm is nan" in said
+    entries = [entry for entry in log_of(tmp_path, 3) if "loss" in entry]
+    assert [entry.get("skipped_steps") for entry in entries] == [None, 1, 1]
+    assert all(value.isfinite().all() for value in AutoModel.from_pretrained(tmp_path / "final").state_dict().values())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
