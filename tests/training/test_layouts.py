@@ -297,7 +297,7 @@ def test_own_parquet(tmp_path):
         }
         for sample in made
     ]
-    path = str(write_parquet(tmp_path / "a.parquet", rows))
+    path = str(write_parquet(tmp_path / "mine" / "a.parquet", rows))
     columns = {"prompt": "caption", "source_image": "before"}
     read = opened("edit", "parquet", path=path, columns=columns)
     for found, expected in zip(read, made, strict=True):
@@ -309,7 +309,7 @@ def test_own_parquet(tmp_path):
     with pytest.raises(ValueError, match=r"`columns` may name image, images, prompt, source_image, but has capton"):
         opened("edit", "parquet", path=path, columns={"capton": "caption"})
     # A folder as `datasets.load_dataset` reads it, which is how a name on the Hub is read too.
-    again = opened("edit", "parquet", path={"hub": str(tmp_path), "split": "train"}, columns=columns)
+    again = opened("edit", "parquet", path={"hub": str(tmp_path / "mine"), "split": "train"}, columns=columns)
     assert list(again) == list(read)
 
 
@@ -338,8 +338,8 @@ def test_own_conversations_in_parquet(tmp_path, small_processor):
             "understand",
             "llava",
             [{"id": 1, "conversation": []}],
-            r"rows.json, row 1 has no field 'conversations' or 'messages'; its fields are 'id', 'conversation'. Did you "
-            "mean 'conversation'",
+            r"rows.json, row 1 has no field 'conversations' or 'messages'; its fields are 'id', 'conversation'. "
+            "Did you mean 'conversation'",
         ),
         (
             "understand",
@@ -389,7 +389,7 @@ def test_parts_that_lack_in_tars_are_named(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("0.jpg", b"x"), ("0.txt", b"x"), ("b/1.jpg", b"x"), ("b/1.caption", b"x")])
     with pytest.raises(ValueError, match=r"a.tar, sample 'b/1' has no .txt; it has .jpg, .caption"):
         opened("generate", "webdataset", path=str(path))
-    with pytest.raises(ValueError, match=r"has no samples of .jpg, .text; its tars hold \['caption', 'jpg', 'txt'\]"):
+    with pytest.raises(ValueError, match=r"has no samples of .jpg, .text; its tars hold \['caption'\]"):
         opened("generate", "webdataset", path=str(write_tar(path, [("0.caption", b"x")])), text="text")
 
 

@@ -181,25 +181,32 @@ def open_source(task: str, entry: Any, length: int, *, seed: int = 1) -> Any:
         length: samples that the run will take; a source without end, as a list is, is made this long.
         seed: of a source without end, where its options name none.
     """
+    entries = source_entries(task, entry)
+    opened = {name: _open_entry(task, name, one, length, seed) for name, one in entries.items()}
     if not isinstance(entry, (list, tuple)):
-        return _open_entry(task, entry, length, seed)[1]
-    if not entry:
-        raise ValueError(f"`data` of {task!r} is an empty list; it must name one source at least.")
-    opened: dict[str, Any] = {}
-    weights: dict[str, float] = {}
-    for one in entry:
-        name, source = _open_entry(task, one, length, seed)
-        if name in opened:
-            raise ValueError(f"`data` of {task!r} has two sources of the name {name!r}: give each a `name`.")
-        weight = one.get("weight", 1)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight <= 0:
-            raise ValueError(f"`data` of {task!r}: `weight` of {name!r} must be a number above 0, but is {weight!r}.")
-        opened[name], weights[name] = source, weight
+        [source] = opened.values()
+        return source
+    weights = {name: one.get("weight", 1) for name, one in entries.items()}
     return MixtureDataset(opened, whole_ratio(weights), length, seed=seed)
 
 
-def _open_entry(task: str, entry: Any, length: int, seed: int) -> tuple[str, Any]:
-    """Name and samples of one source."""
+def source_entries(task: str, entry: Any) -> dict[str, Mapping[str, Any]]:
+    """Name -> entry of each source that a recipe names for a task, the entries checked."""
+    if isinstance(entry, (list, tuple)) and not entry:
+        raise ValueError(f"`data` of {task!r} is an empty list; it must name one source at least.")
+    named: dict[str, Mapping[str, Any]] = {}
+    for one in entry if isinstance(entry, (list, tuple)) else [entry]:
+        layout = _layout_of(task, one)
+        name, weight = str(one.get("name", layout)), one.get("weight", 1)
+        if name in named:
+            raise ValueError(f"`data` of {task!r} has two sources of the name {name!r}: give each a `name`.")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight <= 0:
+            raise ValueError(f"`data` of {task!r}: `weight` of {name!r} must be a number above 0, but is {weight!r}.")
+        named[name] = one
+    return named
+
+
+def _layout_of(task: str, entry: Any) -> str:
     keys = [key for key in entry if key not in EXTRAS] if isinstance(entry, Mapping) else []
     if len(keys) != 1 or keys[0] not in SOURCES:
         near = [close for key in keys for close in difflib.get_close_matches(str(key), [*SOURCES, *EXTRAS], n=1)]
@@ -208,29 +215,31 @@ def _open_entry(task: str, entry: Any, length: int, seed: int) -> tuple[str, Any
             f"`data` of {task!r} must be one of {', '.join(SOURCES)} with its options, but is {entry!r}.{hint}"
         )
     [layout] = keys
+    if entry[layout] is not None and not isinstance(entry[layout], Mapping):
+        raise ValueError(f"`data` of {task!r}: the options of {layout!r} must be a mapping, but are {entry[layout]!r}.")
+    if layout in UNSCREENED:
+        refused = [key for key in ("filters", "max_dropped") if key in entry]
+        if refused:
+            raise ValueError(f"`data` of {task!r}: {layout!r} takes no {' and no '.join(map(repr, refused))}.")
+    return layout
+
+
+def _open_entry(task: str, name: str, entry: Mapping[str, Any], length: int, seed: int) -> Any:
+    """The samples of one source."""
+    layout = _layout_of(task, entry)
     options = entry[layout]
-    if options is not None and not isinstance(options, Mapping):
-        raise ValueError(f"`data` of {task!r}: the options of {layout!r} must be a mapping, but are {options!r}.")
     try:
         source = SOURCES[layout](task, length, seed, options or {})
     except TypeError as error:
         raise ValueError(
             f"`data` of {task!r}: {layout!r} does not take these options: {options!r} ({error})."
         ) from error
-    name = str(entry.get("name", layout))
     if layout in UNSCREENED:
-        refused = [key for key in ("filters", "max_dropped") if key in entry]
-        if refused:
-            raise ValueError(f"`data` of {task!r}: {layout!r} takes no {' and no '.join(map(repr, refused))}.")
-        return name, source
-    return name, _screened(source, name, entry)
-
-
-def _screened(source: Any, name: str, entry: Mapping[str, Any]) -> Any:
+        return source
     from .data.screening import MAX_DROPPED, Filters, ScreenedDataset
 
     filters = Filters.from_dict(entry.get("filters") or {})
     return ScreenedDataset(source, name, filters=filters, max_dropped=entry.get("max_dropped", MAX_DROPPED))
 
 
-__all__ = ["SOURCES", "FolderDataset", "JsonLinesDataset", "open_source"]
+__all__ = ["SOURCES", "FolderDataset", "JsonLinesDataset", "open_source", "source_entries"]

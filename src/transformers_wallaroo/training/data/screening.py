@@ -125,6 +125,7 @@ class ScreenedDataset(Sequence[dict[str, Any]]):
         self.name = name
         self.filters = filters or Filters()
         self.max_dropped = max_dropped
+        self.named = NAMED
         self.read = 0
         self.faults: Counter[str] = Counter()
         if self.filters.where and not hasattr(source, "row"):
@@ -180,8 +181,8 @@ class ScreenedDataset(Sequence[dict[str, Any]]):
     def _count(self, error: DroppedSample) -> None:
         self.faults[error.reason] += 1
         faults = sum(self.faults.values())
-        if faults <= NAMED:
-            more = " More of them are only counted." if faults == NAMED else ""
+        if faults <= self.named:
+            more = " More of them are only counted." if faults == self.named else ""
             logger.warning(f"{self.name}: a sample is left out ({error.reason}). {error}{more}")
         if faults > max(ALWAYS_ALLOWED, self.max_dropped * self.read):
             counts = ", ".join(f"{count} {reason}" for reason, count in self.faults.most_common())
