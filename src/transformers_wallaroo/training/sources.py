@@ -48,6 +48,10 @@ class FolderDataset(Sequence[dict[str, Any]]):
         picture = self.pictures[index]
         return {"task": "generate", "prompt": _read(picture.with_suffix(".txt")).strip(), "image": picture}
 
+    def name_of(self, index: int) -> str:
+        """The picture's path, for messages."""
+        return str(self.pictures[index])
+
 
 class JsonLinesDataset(Sequence[dict[str, Any]]):
     """Samples as the collator takes them, one JSON object a line; pictures by paths relative to the file, also those
@@ -61,6 +65,7 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
         if not self.path.is_file():
             raise ValueError(f"`path` must be a file of JSON lines, but there is none at {str(path)!r}.")
         self.samples = []
+        self._lines = []
         self._lengths = []
         # Not `splitlines`: it also ends a line where JSON may have such a character within a text.
         for number, line in enumerate(_read(self.path).split("\n"), start=1):
@@ -73,6 +78,7 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
             if not isinstance(sample, dict) or sample.setdefault("task", task) != task:
                 raise ValueError(f"{self.path}, line {number} must be a sample of {task!r}, but is {line[:80]!r}.")
             self.samples.append(sample)
+            self._lines.append(number)
             self._lengths.append(len(line.encode()) // BYTES_A_TOKEN)
 
     def __len__(self) -> int:
@@ -89,6 +95,14 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
             if isinstance(sample.get(name), list):
                 sample[name] = [self._resolve_message(message) for message in sample[name]]
         return sample
+
+    def row(self, index: int) -> dict[str, Any]:
+        """The object of a line, for filters."""
+        return self.samples[index]
+
+    def name_of(self, index: int) -> str:
+        """File and line, for messages."""
+        return f"{self.path}, line {self._lines[index]}"
 
     def length_of(self, index: int) -> int:
         """About how many tokens the text of a sample has."""
@@ -209,7 +223,8 @@ def source_entries(task: str, entry: Any) -> dict[str, Mapping[str, Any]]:
 def _layout_of(task: str, entry: Any) -> str:
     keys = [key for key in entry if key not in EXTRAS] if isinstance(entry, Mapping) else []
     if len(keys) != 1 or keys[0] not in SOURCES:
-        near = [close for key in keys for close in difflib.get_close_matches(str(key), [*SOURCES, *EXTRAS], n=1)]
+        strange = [key for key in keys if key not in SOURCES]
+        near = [close for key in strange for close in difflib.get_close_matches(str(key), [*SOURCES, *EXTRAS], n=1)]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"`data` of {task!r} must be one of {', '.join(SOURCES)} with its options, but is {entry!r}.{hint}"

@@ -2,6 +2,7 @@
 """What the sources of a mixture hold: some samples of each, read and encoded as in training, and what they are like."""
 
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -189,7 +190,9 @@ def _add(check: SourceCheck, source: Any, index: int, collator: WallarooDataColl
             thumbnail = picture.copy()
             thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
             shown.append(thumbnail)
-        check.shown.append((text_of(sample).replace("<image>", "").replace("\n", " "), shown))
+        text = text_of(sample).replace("<image>", "").replace("\n", " ")
+        # The font of the sheet has no other letters.
+        check.shown.append((text if re.search("[A-Za-z]", text) else f"({len(text)} characters, not Latin)", shown))
 
 
 def _pictures(sample: Mapping[str, Any]) -> list[Image.Image]:
