@@ -438,3 +438,16 @@ def test_mixtures_of_a_recipe_must_have_data(tmp_path, small_folder):
     write(tmp_path / "mixture.yaml", "data: {generated: {}}")
     with pytest.raises(ValueError, match=r"must be of 'understand', 'generate', 'edit'.* Did you mean 'generate'"):
         StageConfig.load(path)
+
+
+def test_codes_of_published_sets_are_made_once(tmp_path, small_model, small_processor):
+    """Of a list of prompts one is kept; what is broken, the first sample too, is left out with its reason."""
+    from transformers_wallaroo.training.encoding import encode_dataset
+
+    imagenet = open_source("generate", {"imagenet": {"path": str(write_imagenet_parquet(tmp_path / "imagenet"))}}, 5)
+    options = {"show_progress": False, "rank": 0, "world_size": 1}
+    encoding = encode_dataset(imagenet, small_model.model.vq_model, small_processor, tmp_path / "a", **options)
+    assert (encoding["samples"], encoding["dropped"]) == (6, {})
+    broken = open_source("generate", broken_folder(tmp_path / "pictures", 3, 2), 5)
+    encoding = encode_dataset(broken, small_model.model.vq_model, small_processor, tmp_path / "b", **options)
+    assert (encoding["samples"], encoding["dropped"]) == (3, {"unreadable": 2})
