@@ -141,3 +141,14 @@ def test_the_benchmark_of_7b_says_what_it_needs():
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="There is no CUDA device here"):
             gpu.main([])
+
+
+def test_the_data_benchmark_writes_its_figures(tmp_path, capsys):
+    path = tmp_path / "data.json"
+    data = load("data")
+    data.main(["--samples=4", "--side=64", "--workers", "0", "1", "--batch-size=2", "--steps=1", f"--json={path}"])
+    figures = json.loads(path.read_text())
+    assert set(figures["loader_samples_per_second"]) == {"0", "1"}
+    assert all(speed > 0 for speed in figures["loader_samples_per_second"].values())
+    assert figures["trainer_samples_per_second"] > 0 and figures["bytes_per_sample"] > 1000
+    assert "loader, 1 workers" in capsys.readouterr().out

@@ -200,7 +200,7 @@ def test_limits_of_size_are_for_what_is_drawn_alone(small_processor):
     coded = {**samples_of("generate")[0], "image": None, "codes": [[1, 2], [3, 4]], "height": 32, "width": 32}
     samples = [{**edit, "source_image": small, "image": small}, {**question, "images": [small]}, coded]
     collate = collator_of(small_processor, min_side=200, max_ratio=1.5, code_offset=2000, drop=True)
-    assert collate(samples)["dropped"].tolist() == [0, 0, 0]
+    assert collate(samples)["dropped"].tolist() == [0] * len(DROP_REASONS)
 
 
 @pytest.mark.parametrize("pack_length", [None, 0])

@@ -13,18 +13,8 @@ from ..modeling_wallaroo import IGNORE_INDEX
 from ..processing_wallaroo import ImageRequest, TooLongError, WallarooProcessor
 from ..prompts_wallaroo import CODE_PAD, SYSTEM_PROMPT, TURN_END, TURN_START, VISION_BLOCK, check_prompt
 from .conversations import turns_of
+from .data.drops import DROP_REASONS, DroppedSample
 from .packing import EncodedSample, fill_rows, pack, pad
-
-# Why a sample may be dropped, in the order in which `batch["dropped"]` counts.
-DROP_REASONS = ("too_long", "too_small", "bad_ratio")
-
-
-class DroppedSample(ValueError):
-    """A sample that the recipe does not want; `reason` is one of `DROP_REASONS`."""
-
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
 
 
 class WallarooDataCollator:
@@ -32,9 +22,10 @@ class WallarooDataCollator:
 
     A sample is a dict: `{"task": "generate", "prompt", "image"}`, `{"task": "edit", "prompt", "source_image",
     "image"}` or `{"task": "understand", "messages" (or "conversations"), "images"}`, optionally with `template`,
-    `height` and `width` in pixels, `source_mask` (bool a source cell, raster order), `seed`, and `origin`, by which
-    errors name it. A sample of a cached data set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`,
-    in place of `image`, and `source_latents` and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
+    `height` and `width` in pixels, `source_mask` (bool a source cell, raster order), `seed`, `origin`, by which
+    errors name it, and `dropped`, what was left out in its place (`DROP_REASONS` -> count). A sample of a cached data
+    set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`, in place of `image`, and `source_latents`
+    and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
 
     Args:
         processor (`WallarooProcessor`): tokens, templates and sizes.
@@ -101,6 +92,8 @@ class WallarooDataCollator:
         for index, sample in enumerate(samples):
             if sample is None:
                 continue
+            for reason, count in (sample.get("dropped") or {}).items() if isinstance(sample, Mapping) else ():
+                dropped[reason] += count
             try:
                 encoded.append(self.encode(sample, index))
             except DroppedSample as error:

@@ -23,6 +23,7 @@ from ..image_grid_wallaroo import ImageTask, get_task
 from ..modeling_wallaroo_vq import ENCODE_CHUNK, WallarooVQModel
 from ..processing_wallaroo import WallarooProcessor
 from .codes import ENCODING, black_path, shards_of, tokenizer_hash
+from .collator import DroppedSample
 from .encoding_samples import LeftOutSample, PreparedSample, SamplesToEncode
 from .sources import open_source
 from .stages import StageConfig, load_processor
@@ -201,7 +202,7 @@ def _settings(dataset, vq_model, processor, shard_size, min_side, max_ratio, dat
         raise ValueError("`dataset` has no samples.")
     if shard_size < 1:
         raise ValueError(f"`shard_size` must be 1 or more, but got {shard_size!r}.")
-    task = dataset[0]["task"]
+    task = _task_of(dataset)
     if not isinstance(get_task(task), ImageTask):
         raise ValueError(f"`dataset` has samples of {task!r}, which have no image to be learned.")
     factor = processor.image_processor.downsample_factor
@@ -224,6 +225,16 @@ def _settings(dataset, vq_model, processor, shard_size, min_side, max_ratio, dat
         "vq_hash": tokenizer_hash(vq_model),
     }
     return json.loads(json.dumps(settings))  # as it will be read back
+
+
+def _task_of(dataset: Any) -> str:
+    """The task of the first sample that is not left out."""
+    for index in range(len(dataset)):
+        try:
+            return dataset[index]["task"]
+        except DroppedSample as error:
+            last = error
+    raise ValueError(f"`dataset` has no samples that can be encoded. The last one: {last}")
 
 
 def _begin(output: Path, settings: Mapping[str, Any]) -> None:

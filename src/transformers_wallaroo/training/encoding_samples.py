@@ -17,11 +17,12 @@ from transformers.utils import logging
 from ..image_processing_wallaroo import BROKEN
 from ..processing_wallaroo import WallarooProcessor
 from .collator import DroppedSample, WallarooDataCollator
+from .mixture import with_one_prompt
 
 logger = logging.get_logger(__name__)
 
 # Fields of a sample that have columns of their own, or that the codes stand for.
-OWN_FIELDS = ("task", "prompt", "height", "width", "image", "source_image")
+OWN_FIELDS = ("task", "prompt", "height", "width", "image", "source_image", "dropped")
 NO_LIMIT = 2**62  # tokens
 
 
@@ -98,6 +99,8 @@ class SamplesToEncode(Dataset):
 
     def _prepare(self, index: int) -> PreparedSample:
         sample = self.dataset[index]
+        if isinstance(sample, Mapping):
+            sample = with_one_prompt(dict(sample), index)
         task = sample.get("task") if isinstance(sample, Mapping) else None
         if task != self.task:
             raise ValueError(

@@ -1,11 +1,19 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """One data set of several, in a stated ratio of tasks and in an order that depends on nothing but the seed."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
+
+from .data.drops import DroppedSample
+
+# Samples of a source that may be left out one after the other.
+MOST_ATTEMPTS = 100
 
 
 class MixtureDataset(Dataset):
@@ -14,6 +22,8 @@ class MixtureDataset(Dataset):
     Position `p` is always the same sample: sources take turns in a fixed pattern, each goes through its samples in an
     order shuffled anew every time it has been seen whole, and every sample gets a `seed` of its own for the collator,
     and its `origin`, such as `"generate[17]"`, for whoever must find it.
+    A sample that its source leaves out (`DroppedSample`) is counted in `dropped` of the sample that takes its place,
+    another of the same source, which depends on the position alone. Of a `prompt` that is a list one is drawn.
     A run that stopped goes on at any position, and however many processes or workers share the positions, together
     they see the same samples.
 
@@ -22,7 +32,8 @@ class MixtureDataset(Dataset):
         ratio: name -> samples in every turn of the pattern, such as `{"generate": 4, "understand": 1}`.
         length: positions in all.
         seed: of the order and of what the collator draws at random.
-        shuffle: `False` takes each source in its own order (sources that are random by themselves).
+        shuffle: `False` takes each source in its own order (sources that are random by themselves). A source that is a
+            `MixtureDataset` is always taken in its order.
     """
 
     def __init__(
@@ -44,6 +55,12 @@ class MixtureDataset(Dataset):
             raise ValueError(f"`sources` must have samples, but {', '.join(map(repr, empty))} has none.")
         self.sources = dict(sources)
         self.pattern = spread(ratio)
+        self._a_turn = Counter(self.pattern)
+        counted: Counter[str] = Counter()
+        self._before = []  # for each place of the pattern, how often its source came before
+        for place in self.pattern:
+            self._before.append(counted[place])
+            counted[place] += 1
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
@@ -54,12 +71,29 @@ class MixtureDataset(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         name, index = self.locate(position)
-        origin = f"{name}[{index}]"
-        try:
-            sample = dict(self.sources[name][index])
-        except Exception as error:
-            raise ValueError(f"Sample {origin} cannot be read: {type(error).__name__}: {error}") from error
-        return {**sample, "seed": mix(self.seed, position), "origin": origin}
+        seed = mix(self.seed, position)
+        dropped: Counter[str] = Counter()
+        for attempt in range(MOST_ATTEMPTS):
+            origin = f"{name}[{index}]"
+            try:
+                sample = dict(self.sources[name][index])
+                break
+            except DroppedSample as error:
+                dropped[error.reason] += 1
+                last = error
+                index = mix(seed, attempt) % len(self.sources[name])
+            except Exception as error:
+                raise ValueError(f"Sample {origin} cannot be read: {type(error).__name__}: {error}") from error
+        else:
+            raise ValueError(
+                f"Of {name!r} {MOST_ATTEMPTS} samples in a row were left out ({dict(dropped)}), the last one: {last} "
+                "Are its filters too narrow?"
+            )
+        dropped.update(sample.get("dropped") or {})
+        sample.update(seed=seed, origin=f"{name}/{sample['origin']}" if "origin" in sample else origin)
+        if dropped:
+            sample["dropped"] = dict(dropped)
+        return with_one_prompt(sample, seed)
 
     def locate(self, position: int) -> tuple[str, int]:
         """Source and index in it of the sample at `position`."""
@@ -67,10 +101,11 @@ class MixtureDataset(Dataset):
             raise IndexError(f"`position` must be in [0, {self.length}), but got {position}.")
         turn, place = divmod(position, len(self.pattern))
         name = self.pattern[place]
-        count = turn * self.pattern.count(name) + self.pattern[:place].count(name)
+        count = turn * self._a_turn[name] + self._before[place]
         size = len(self.sources[name])
         epoch, index = divmod(count, size)
-        return name, int(self._order(name, epoch, size)[index]) if self.shuffle else index
+        shuffled = self.shuffle and not isinstance(self.sources[name], MixtureDataset)
+        return name, int(self._order(name, epoch, size)[index]) if shuffled else index
 
     def length_of(self, position: int) -> int:
         """About how long the sample at `position` is, where its source says so; else samples of a task go together."""
@@ -84,6 +119,27 @@ class MixtureDataset(Dataset):
             generator = torch.Generator().manual_seed(mix(self.seed, epoch * len(self.sources) + place))
             self._orders[name] = epoch, torch.randperm(size, generator=generator)
         return self._orders[name][1]
+
+
+def with_one_prompt(sample: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The sample with one prompt, drawn by the seed, where it has a list of them."""
+    prompts = sample.get("prompt")
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        return sample
+    return {**sample, "prompt": prompts[mix(seed, 0) % len(prompts)]}
+
+
+def whole_ratio(weights: Mapping[str, float], turn: int = 1000) -> dict[str, int]:
+    """Weights as the whole numbers of samples of a turn: exact where a turn of at most `turn` samples holds them."""
+    values = {name: Fraction(str(weight)) for name, weight in weights.items()}
+    common = math.lcm(*(value.denominator for value in values.values()))
+    whole = {name: int(value * common) for name, value in values.items()}
+    divisor = math.gcd(*whole.values())
+    whole = {name: count // divisor for name, count in whole.items()}
+    total = sum(whole.values())
+    if total <= turn:
+        return whole
+    return {name: max(round(count * turn / total), 1) for name, count in whole.items()}
 
 
 def spread(ratio: Mapping[str, int]) -> list[str]:

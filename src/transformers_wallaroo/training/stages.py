@@ -60,7 +60,8 @@ class StageConfig:
         output: folder of the run.
         train: parts that are trained, of `TRAINABLE`; everything else is frozen.
         tasks: samples of each task in a batch of one process; their sum is its size.
-        data: where the samples of each task come from, see `sources.py`.
+        data: where the samples of each task come from, see `open_source`; or a YAML file that has them under `data`,
+            relative to the recipe.
         evaluation: the same for the held-out losses, of `tasks` or some of them; and `samples`, how many of them.
         steps, learning_rate, warmup_steps, scheduler, weight_decay, max_grad_norm: of the optimizer.
         optimizer: `"adamw"` (0.9, 0.95, 1e-8), or `"muon"`, which is torch's Muon for the matrices between layers and
@@ -228,7 +229,11 @@ class StageConfig:
             path: YAML file. Its key `defaults` may name another recipe, relative to it, that it builds on.
             overrides: `"key=value"` or `"key.inner=value"`, the value as YAML, in place of what the recipe says.
         """
-        return cls.from_dict(read_recipe(path, overrides), str(path))
+        values = read_recipe(path, overrides)
+        for name in ("data", "evaluation"):
+            if isinstance(values.get(name), str):
+                values[name] = read_data(Path(path).parent / values[name])
+        return cls.from_dict(values, str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the recipe") -> "StageConfig":
@@ -237,6 +242,18 @@ class StageConfig:
             values = {**values, "stage": str(values["stage"])}
         check_keys(cls, values, where)
         return cls(**values)
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """What a YAML file, a mixture or a recipe, has under `data`."""
+    data = read_recipe(path).get("data")
+    if isinstance(data, str):
+        return read_data(path.parent / data)
+    if not isinstance(data, dict) or not data:
+        raise ValueError(f"{path} must have `data`, a mapping from tasks to sources, but has {data!r}.")
+    for task in data:
+        _one_of(f"data of {path}", task, tuple(TASKS))
+    return data
 
 
 def _one_of(name: str, value: Any, options: Sequence[str]) -> None:
@@ -408,6 +425,7 @@ __all__ = [
     "load_processor",
     "part_of",
     "prepare_processor",
+    "read_data",
     "size_of",
     "with_vq_model",
 ]
