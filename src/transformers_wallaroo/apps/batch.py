@@ -174,7 +174,8 @@ def _job(where: str, beside: Path, fields: Mapping[str, Any], engine: Engine, sa
     try:
         engine.prepare([job])
     except ValueError as error:
-        raise ValueError(f"{where}: {str(error).replace('`text`', '`prompt`')}") from error
+        words = str(error).replace("`text`", "`prompt`").replace("`negative_prompt`", "`negative`")
+        raise ValueError(f"{where}: {words}") from error
     return job
 
 

@@ -12,6 +12,9 @@ from .common import CHECKPOINT_VARIABLE, AsJson, Dtype, new_group, print_json, s
 app = new_group()
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # no checkpoint is called so
+
+
 class Stage(str, Enum):
     """Training stages, for shell completion and errors."""
 
@@ -66,6 +69,8 @@ def info(
     if target is not None and Path(target).is_file():
         _picture_info(Path(target), json)
         return
+    if target is not None and Path(target).suffix.lower() in PICTURES:
+        raise ValueError(f"There is no file {target}.")
     from ..apps.summary import summarize
 
     say_which_checkpoint(target)

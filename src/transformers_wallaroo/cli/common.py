@@ -57,9 +57,10 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise
         except UsageError as error:
-            if error.format_message() == error.ctx.get_help():  # a group that was given no command
+            message, where = error.format_message(), error.ctx or ctx
+            if message == where.get_help():  # a group that was given no command
                 raise
-            tell(f"wallaroo: {error.format_message()} `{error.ctx.command_path} --help` says what there is.")
+            tell(f"wallaroo: {message.rstrip('.')}. `{where.command_path} --help` says what there is.")
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             tell("Stopped.")

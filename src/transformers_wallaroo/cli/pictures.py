@@ -282,6 +282,10 @@ def make_some(request: Request, prompt: str) -> None:
         )
         for index in range(request.count)
     ]
+    try:
+        engine.prepare(jobs[:1])
+    except ValueError as error:
+        raise ValueError(str(error).replace("`text`", "PROMPT").replace("`negative_prompt`", "`--negative`")) from error
     with Report(request.json, len(jobs)) as report:
         for index, made in make_in_batches(engine, jobs, batch_size=request.batch_size, preview=request.preview):
             report.add(outputs.save(index, made), made.info)
