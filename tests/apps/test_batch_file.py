@@ -5,7 +5,7 @@ import json
 import pytest
 
 from transformers_wallaroo.apps import save_picture
-from transformers_wallaroo.apps.batch import pending, read_batch
+from transformers_wallaroo.apps.batch import Jobs, pending, read_batch
 from transformers_wallaroo.shapes import make_sample
 
 
@@ -37,6 +37,8 @@ def test_lines_become_jobs(write, engine, tmp_path):
     assert (second.job.height, second.job.width, second.job.negative_prompt) == (64, 32, "blue")
     assert third.job.aspect_ratio == "1:2" and third.job.height is None  # its own shape, not the size of all
     assert third.job.source is not None and third.job.source_path == str(path.parent / "source.png")
+    assert third.request.source is None  # the pixels of many lines are not kept
+    assert Jobs([first, third])[1].source.size == Jobs([third])[:][0].source.size == third.job.source.size
     assert first.job.sampling == third.job.sampling == {"top_k": 5}
 
 

@@ -5,9 +5,11 @@ where an earlier run has stopped."""
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import logging
 
 from .engine import Engine, ImageJob
 from .pictures import open_picture, read_picture_info
@@ -43,15 +45,35 @@ class Line:
 
     Attributes:
         number: from 1 on.
-        job: what is to be made.
+        request: what is to be made, without the pixels of its source: there may be many lines.
         output: where it goes.
         done: whether it is there already, made by an earlier run.
     """
 
     number: int
-    job: ImageJob
+    request: ImageJob
     output: Path
     done: bool = False
+
+    @property
+    def job(self) -> ImageJob:
+        """What is to be made; its source is read now."""
+        if self.request.source_path is None:
+            return self.request
+        return replace(self.request, source=open_picture(self.request.source_path))
+
+
+class Jobs(Sequence[ImageJob]):
+    """The jobs of some lines, whose sources are read when a job is asked for."""
+
+    def __init__(self, lines: Sequence[Line]):
+        self.lines = lines
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [line.job for line in self.lines[index]] if isinstance(index, slice) else self.lines[index].job
 
 
 def read_batch(
@@ -77,7 +99,7 @@ def read_batch(
     """
     lines: list[Line] = []
     numbers: dict[Path, int] = {}
-    for number, fields in _read_fields(path):
+    for number, fields in logging.tqdm(_read_fields(path), desc="checking", unit="line", disable=None, leave=False):
         where = f"{path}, line {number}"
         output = folder / fields.get("output", f"{path.stem}-{number:04}.png")
         if output.suffix.lower() != ".png":
@@ -93,7 +115,7 @@ def read_batch(
             raise ValueError(
                 f"{where}: `output` {output} is there already and is another picture. Take another name, or --force."
             )
-        lines.append(Line(number, job, output, done))
+        lines.append(Line(number, replace(job, source=None), output, done))
     if not lines:
         raise ValueError(f"{path} has no lines. A line is such as {json.dumps({'prompt': 'a red circle'})}.")
     return lines
@@ -195,4 +217,4 @@ def pending(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if not line.done]
 
 
-__all__ = ["FIELDS", "Line", "pending", "read_batch"]
+__all__ = ["FIELDS", "Jobs", "Line", "pending", "read_batch"]

@@ -47,10 +47,6 @@ class Repeat:
     index: int
     note: str | None = None
 
-    @property
-    def task(self) -> str:
-        return self.info["task"]
-
     def make(self, engine: Engine, **options: Any) -> MadeImage:
         """Makes it, with as many threads as it was made with; `options` go to `make_in_batches`."""
         threads, noted = torch.get_num_threads(), self.info.get("threads")
@@ -68,11 +64,12 @@ class Repeat:
         return picture_hash(made.picture) == picture_hash(self.picture)
 
 
-def read_repeat(path: Path, image: Path | None = None) -> Repeat:
+def read_repeat(path: Path, image: Path | None = None, *, task: str | None = None) -> Repeat:
     """What to make to get the picture in this file again.
 
     Args:
         image: the source of an edit, where it is no longer where the file says.
+        task: the only one that is right here.
     """
     if not path.is_file():
         raise ValueError(f"`--from` must be a PNG that wallaroo has made, but there is no file {path}.")
@@ -81,6 +78,10 @@ def read_repeat(path: Path, image: Path | None = None) -> Repeat:
     except OSError as error:
         raise ValueError(f"`--from` must be a PNG that wallaroo has made, but {path} is no picture.") from error
     _check_info(path, info)
+    if task not in (None, info["task"]):
+        raise ValueError(
+            f"{path} was made by `wallaroo {info['task']}`, so `wallaroo {info['task']} --from {path}` makes it again."
+        )
     batch = info["batch"]
     index, size, others = batch["index"], batch["size"], batch.get("others")
     own = _job(path, info, info["sampling"], image)

@@ -308,7 +308,7 @@ def _size(request: Request, engine: "Engine") -> tuple[int | None, int | None]:
 
 def make_lines(request: Request) -> None:
     """The lines of a file."""
-    from ..apps.batch import pending, read_batch
+    from ..apps.batch import Jobs, pending, read_batch
     from ..apps.making import make_in_batches
     from ..apps.pictures import save_picture
 
@@ -336,7 +336,7 @@ def make_lines(request: Request) -> None:
     left = pending(lines)
     if len(left) < len(lines):
         tell(f"{len(lines) - len(left)} of {len(lines)} pictures are there already and are kept.")
-    jobs = [line.job for line in left]
+    jobs = Jobs(left)
     with Report(request.json, len(jobs), " The same command goes on.") as report:
         for index, made in make_in_batches(engine, jobs, batch_size=request.batch_size, preview=request.preview):
             path = save_picture(made.picture, left[index].output, made.info)
@@ -349,12 +349,7 @@ def repeat(request: Request) -> None:
     from ..apps.repeating import differences, read_repeat
 
     assert request.source is not None
-    again = read_repeat(request.source, request.image)
-    if again.task != request.task:
-        raise ValueError(
-            f"{request.source} was made by `wallaroo {again.task}`, so `wallaroo {again.task} --from {request.source}` "
-            "makes it again."
-        )
+    again = read_repeat(request.source, request.image, task=request.task)
     outputs = Outputs(request.output, 1, force=request.force)
     checkpoint, noted = request.checkpoint, again.info.get("checkpoint")
     if checkpoint is None and isinstance(noted, str) and noted != "wallaroo-tiny" and Path(noted).is_dir():
