@@ -10,54 +10,10 @@ same each time. `--stage 1` makes the prompts those of stage 1. The output folde
 
 import argparse
 import sys
-from pathlib import Path
 
-import torch
+from transformers_wallaroo.conversion import init_from_qwen
 
-from wallaroo_checkpoints import (
-    IMAGE_PARTS,
-    QWEN_KEYS,
-    add_arguments,
-    infer_vq_config,
-    load_pickled,
-    make_config,
-    make_generation_config,
-    make_processor,
-    read_base,
-    rename_keys,
-    run,
-    safetensors_loaders,
-    write_wallaroo,
-)
-
-
-def init_from_qwen(
-    base: str | Path,
-    vq_checkpoint: str | Path,
-    output: str | Path,
-    dtype: torch.dtype = torch.bfloat16,
-    max_shard_size: str = "5GB",
-    stage: str = "4",
-) -> list[str]:
-    """Builds the checkpoint, and returns a line for each dropped key and each newly initialised weight."""
-    base_config, vq_state = read_base(base), load_pickled(vq_checkpoint, "model")
-    vq_config = infer_vq_config(vq_state)
-    processor = make_processor(base, vq_config.downsample_factor, stage)
-    config = make_config(base_config, vq_config, {}, processor.tokenizer)
-    entries, _, unknown = rename_keys(safetensors_loaders(base), QWEN_KEYS)
-    return write_wallaroo(
-        output,
-        config,
-        processor,
-        make_generation_config(base),
-        entries,
-        unknown,
-        vq_state,
-        may_miss=IMAGE_PARTS,
-        why="a plain Qwen2.5-VL has none",
-        dtype=dtype,
-        max_shard_size=max_shard_size,
-    )
+from conversion_commands import add_arguments, run
 
 
 def main(arguments: list[str] | None = None) -> int:

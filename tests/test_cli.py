@@ -94,6 +94,16 @@ def test_version():
     assert invoke("--version").stdout == f"transformers-wallaroo {transformers_wallaroo.__version__}\n"
 
 
+def test_shells_complete_commands():
+    environment = {"_WALLAROO_COMPLETE": "complete_bash", "COMP_WORDS": "wallaroo gen", "COMP_CWORD": "1"}
+    assert runner.invoke(cli.app, prog_name="wallaroo", env=environment).stdout.split() == ["generate"]
+
+
+def test_eval_takes_the_checkpoint_of_the_environment():
+    result = runner.invoke(cli.app, ["eval", "shapes"], env={"WALLAROO_CHECKPOINT": "/nowhere"})
+    assert result.exit_code == 2 and "there is no folder /nowhere" in result.stderr
+
+
 def test_an_unknown_command_is_a_usage_error():
     result = invoke("evaluate")
     assert result.exit_code == 2 and "evaluate" in result.stderr

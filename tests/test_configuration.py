@@ -9,8 +9,7 @@ import torch
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from transformers_wallaroo import WallarooConfig, WallarooForConditionalGeneration, WallarooVQConfig
-
-from wallaroo_checkpoints import RELEASED_MLP, WALLAROO_KEYS
+from transformers_wallaroo.conversion.keys import RELEASED_MLP, WALLAROO_KEYS
 
 
 @pytest.fixture(scope="module")

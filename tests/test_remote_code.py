@@ -172,4 +172,6 @@ def test_folders_keep_to_their_table():
     assert ours["shapes"] == set()
     assert not {name for name in imported("shapes") if name.split(".")[0] in ("torch", "transformers")}
     assert {name.split(".")[2] for name in ours["evaluation"]} <= {"generation_wallaroo", "shapes", "training"}
+    assert not {name for name in imported("conversion") if name.startswith(("..apps", "..cli", "..training"))}
+    assert not {name for name in imported("apps") if name.startswith(("..cli", "..training", "..evaluation"))}
     assert not {name for name in imported("training") if name.startswith(("..evaluation", "..cli", "..embedded"))}

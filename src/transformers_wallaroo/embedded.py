@@ -41,17 +41,22 @@ def load_checkpoint(
         dtype: of the weights. By default float32 on a CPU, which computes slowly in less, else that of the checkpoint.
     """
     path = tiny_path() if checkpoint is None else checkpoint
-    _check_path(path)
+    check_path(path)
     target = _usable(device)
-    config = AutoConfig.from_pretrained(path)
-    if not isinstance(config, WallarooConfig):
-        raise ValueError(
-            f"`checkpoint` must be a Wallaroo, but {path} is of the type {config.model_type!r}. A Qwen2.5-VL becomes "
-            "one by conversion/init_from_qwen.py, the released weights by conversion/convert_checkpoint.py."
-        )
+    check_is_wallaroo(AutoConfig.from_pretrained(path), path)
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if target.type == "cpu" else "auto")}
     model = WallarooForConditionalGeneration.from_pretrained(path, **options).to(target).eval()
     return model, WallarooProcessor.from_pretrained(path)
+
+
+def check_is_wallaroo(config: Any, path: str | Path) -> WallarooConfig:
+    """The config of the checkpoint `path`, or a `ValueError` where it is another model's."""
+    if not isinstance(config, WallarooConfig):
+        raise ValueError(
+            f"`checkpoint` must be a Wallaroo, but {path} is of the type {config.model_type!r}. A Qwen2.5-VL becomes "
+            "one by `wallaroo init`, the released weights by `wallaroo convert`."
+        )
+    return config
 
 
 def fingerprint(checkpoint: str | Path) -> str:
@@ -79,7 +84,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _check_path(path: str | Path) -> None:
+def check_path(path: str | Path) -> None:
     """Raises a `ValueError` for a folder that is not there, and for one that holds an adapter alone."""
     # What looks like this is no name on the Hub, which would be told in words that do not help.
     if (str(path).startswith(("/", ".", "~")) or str(path).count("/") > 1) and not Path(path).is_dir():
@@ -107,4 +112,4 @@ def _usable(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-__all__ = ["fingerprint", "load_checkpoint", "tiny_path", "versions"]
+__all__ = ["check_is_wallaroo", "check_path", "fingerprint", "load_checkpoint", "tiny_path", "versions"]

@@ -8,17 +8,12 @@ import torch
 from PIL import Image
 
 from transformers_wallaroo import embedded, tiny_path
-from transformers_wallaroo.apps import Engine, ImageJob, Stopped
+from transformers_wallaroo.apps import ImageJob, Stopped
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.evaluation.shapes import question_of
 from transformers_wallaroo.shapes import make_sample
 
 GREEDY = {"do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +76,29 @@ def test_batch_gives_what_single_jobs_give(engine):
         assert (made.info["height"], made.info["width"]) == (made.picture.height, made.picture.width)
     assert together[0].picture.size == (64, 32)
     assert together[1].info["source"] == {"sha256": picture_hash(edit.source)}
-    assert together[1].info["batch"] == {"index": 1, "size": 2}
+    first, second = (made.info["batch"] for made in together)
+    assert (first["index"], second["index"]) == (0, 1) and first["size"] == second["size"] == 2
+    # A neighbour that is another picture is named, for rounding may depend on it.
+    [other] = second["others"]
+    assert other == {name: together[0].info[name] for name in other} and other["prompt"] == drawing.prompt
+
+
+def test_batches_of_consecutive_seeds_need_no_names(engine):
+    jobs = [ImageJob("a red circle", height=32, width=64, seed=seed) for seed in (4, 5)]
+    assert [made.info["batch"] for made in engine.make(jobs)] == [{"index": index, "size": 2} for index in range(2)]
+    far = [jobs[0], ImageJob("a red circle", height=32, width=64, seed=9)]
+    assert engine.make(far)[0].info["batch"]["others"][0]["seed"] == 9
+
+
+def test_size_of_a_job_is_that_of_its_picture(engine):
+    source = Image.new("RGB", (128, 64))
+    for job, size in (
+        (ImageJob("a"), (64, 64)),
+        (ImageJob("a", aspect_ratio="2:1"), (32, 64)),
+        (ImageJob("a", source=source), (32, 64)),
+        (ImageJob("a", source=source, height=48, width=64), (48, 64)),
+    ):
+        assert engine.size_of(job) == size
 
 
 def test_sampling_is_used_and_noted(engine):

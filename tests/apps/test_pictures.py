@@ -6,7 +6,7 @@ import os
 import pytest
 from PIL import Image
 
-from transformers_wallaroo.apps import read_picture_info, save_picture
+from transformers_wallaroo.apps import open_picture, read_picture_info, save_picture
 from transformers_wallaroo.apps.pictures import picture_hash
 
 PICTURE = Image.effect_noise((20, 12), 80).convert("RGB")
@@ -63,3 +63,26 @@ def test_hash_is_of_pixels_and_size(tmp_path):
     white = Image.new("RGB", (4, 2), "white")
     assert picture_hash(white) != picture_hash(white.transpose(Image.Transpose.ROTATE_90))
     assert picture_hash(white) != picture_hash(Image.new("RGB", (4, 2), (255, 255, 254)))
+
+
+def test_a_name_that_is_taken_stays_whose_it_was(tmp_path):
+    path = save_picture(PICTURE, tmp_path / "a.png", INFO, replace=False)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError):
+        save_picture(PICTURE, path, {"prompt": "other"}, replace=False)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    assert open_picture(tmp_path / "a.png").tobytes() == PICTURE.tobytes()
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    for name, reason in (
+        ("nothing.png", "nothing.png does not exist"),
+        ("", "is a folder"),
+        ("text.png", "text.png is not: it is broken, or something else"),
+        ("cut.png", "cut.png is not: .*truncated"),
+    ):
+        with pytest.raises(ValueError, match=f"`--image` must be the file of a picture, but .*{reason}"):
+            open_picture(tmp_path / name, "--image")

@@ -21,10 +21,9 @@ from transformers import (
 )
 
 from transformers_wallaroo import WallarooConfig, WallarooForConditionalGeneration
+from transformers_wallaroo.conversion import qwen, writing
 
 import convert_checkpoint
-import export_qwen
-import wallaroo_checkpoints
 from reference import REFERENCE
 
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
@@ -253,7 +252,7 @@ class ShardMemory:
 @pytest.fixture
 def shard_memory(monkeypatch) -> ShardMemory:
     memory = ShardMemory()
-    save_file, write_shards = wallaroo_checkpoints.save_file, wallaroo_checkpoints.write_shards
+    save_file, write_shards = writing.save_file, writing.write_shards
 
     def noted_save(tensors, *args, **kwargs):
         memory.write(tensors)
@@ -263,7 +262,7 @@ def shard_memory(monkeypatch) -> ShardMemory:
         noted = {key: (partial(memory.read, load), shape) for key, (load, shape) in entries.items()}
         write_shards(folder, noted, *args)
 
-    monkeypatch.setattr(wallaroo_checkpoints, "save_file", noted_save)
-    monkeypatch.setattr(wallaroo_checkpoints, "write_shards", noted_write)
-    monkeypatch.setattr(export_qwen, "write_shards", noted_write)
+    monkeypatch.setattr(writing, "save_file", noted_save)
+    monkeypatch.setattr(writing, "write_shards", noted_write)
+    monkeypatch.setattr(qwen, "write_shards", noted_write)
     return memory

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from transformers_wallaroo.configuration_wallaroo import MLP_NAMES
+from transformers_wallaroo.conversion import configs, writing
 
+import conversion_commands
 import convert_checkpoint
-import wallaroo_checkpoints
 from reference import LOGITS, assert_close, case, images
 
 VQ = "model.vq_model."
@@ -106,7 +107,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch):
     monkeypatch.setattr(Hub, "calls", [], raising=False)
-    monkeypatch.setattr(wallaroo_checkpoints, "HfApi", Hub)
+    monkeypatch.setattr(conversion_commands, "HfApi", Hub)
     return Hub
 
 
@@ -206,7 +207,7 @@ def test_the_chat_template_may_be_in_any_usual_place(source, released):
         (released.base / "chat_template.json").unlink()
     if source == "chat_template.jinja":
         (released.base / source).write_text(template)
-    assert wallaroo_checkpoints.make_processor(released.base).chat_template == template
+    assert configs.make_processor(released.base).chat_template == template
 
 
 # ------------------------------------------------------------------ shards and memory
@@ -519,8 +520,8 @@ def test_failure_midway_leaves_all_as_it_was(error, earlier, released, monkeypat
             raise error("no space left on device")
         real(tensors, *args, **kwargs)
 
-    real = wallaroo_checkpoints.save_file
-    monkeypatch.setattr(wallaroo_checkpoints, "save_file", save_file)
+    real = writing.save_file
+    monkeypatch.setattr(writing, "save_file", save_file)
     with pytest.raises(error, match="no space left"):
         released.convert(max_shard_size="1MB")
     assert len(calls) == 2

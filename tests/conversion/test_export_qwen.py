@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer, GenerationConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from transformers_wallaroo.conversion import writing
+
 import export_qwen
 import init_from_qwen
-import wallaroo_checkpoints
 from reference import LOGITS, assert_close, case
 
 OPTIONS = ("--checkpoint", "--output", "--max-shard-size", "--push-to-hub")
@@ -253,7 +254,7 @@ def test_keys_are_strict_both_ways(broken, released, refused):
     del weights["editing_head.fc1.bias"]
     weights["model.language_model.norm.weight"] = torch.zeros(63)
     weights["model.language_model.norm.bias"] = torch.zeros(64)
-    wallaroo_checkpoints.save_file(weights, broken / "model.safetensors")
+    writing.save_file(weights, broken / "model.safetensors")
     message = refused(export_qwen.main, arguments(broken, released.output))
     assert "1 unknown keys: model.language_model.norm.bias" in message
     assert "1 missing keys: editing_head.fc1.bias" in message
@@ -293,7 +294,7 @@ def test_failure_midway_leaves_nothing(converted, released, monkeypatch):
     def save_file(*_args, **_kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(wallaroo_checkpoints, "save_file", save_file)
+    monkeypatch.setattr(writing, "save_file", save_file)
     with pytest.raises(OSError, match="no space left"):
         export_qwen.export_qwen(converted, released.output)
     assert list(released.output.parent.iterdir()) == []

@@ -2,6 +2,6 @@
 """What people use: the engine that the command, the web page and the server share."""
 
 from .engine import Engine, ImageJob, MadeImage, Stopped
-from .pictures import read_picture_info, save_picture
+from .pictures import open_picture, read_picture_info, save_picture
 
-__all__ = ["Engine", "ImageJob", "MadeImage", "Stopped", "read_picture_info", "save_picture"]
+__all__ = ["Engine", "ImageJob", "MadeImage", "Stopped", "open_picture", "read_picture_info", "save_picture"]

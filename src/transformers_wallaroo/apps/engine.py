@@ -30,6 +30,7 @@ class ImageJob:
     Attributes:
         prompt: what to draw, or what to change in `source`.
         source: the picture to edit; without one a picture is drawn.
+        source_path: where the source lies, for the note that the file will hold.
         height, width: in pixels, multiples of the checkpoint's cell; or `aspect_ratio`, such as `"16:9"`, width first.
             Without any: the processor's usual size, for an edit the nearest to the source's shape.
         seed: the same seed, prompt and settings give the same picture.
@@ -39,6 +40,7 @@ class ImageJob:
 
     prompt: str
     source: Image.Image | None = None
+    source_path: str | None = None
     height: int | None = None
     width: int | None = None
     aspect_ratio: str | float | None = None
@@ -221,10 +223,20 @@ class Engine:
                 **sampling,
             )
             pictures = self.processor.image_processor.postprocess(self.model.decode_image_tokens(sequences))
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        notes = _batch_notes(jobs, sizes)
         return [
-            MadeImage(picture, self._info(job, picture, index, len(jobs)))
-            for index, (job, picture) in enumerate(zip(jobs, pictures, strict=True))
+            MadeImage(picture, {**self.describe(job, size), "batch": note})
+            for job, picture, size, note in zip(jobs, pictures, sizes, notes, strict=True)
         ]
+
+    def size_of(self, job: ImageJob) -> tuple[int, int]:
+        """Height and width in pixels that a job's picture will have; raises for a size that cannot be made."""
+        sources = None if job.source is None else [job.source]
+        [request] = self.processor.image_requests(
+            [job.task], [job.prompt], sources, job.height, job.width, job.aspect_ratio
+        )
+        return request.height, request.width
 
     def prepare(self, jobs: Sequence[ImageJob]) -> Any:
         """The processor's inputs of some jobs, which raises for what is wrong with one of them."""
@@ -240,28 +252,52 @@ class Engine:
             return_tensors="pt",
         )
 
-    def _info(self, job: ImageJob, picture: Image.Image, index: int, batch: int) -> dict[str, Any]:
-        """What the file will say. Rounding differs between batches of different sizes, so that is noted as well."""
+    def describe(self, job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:
+        """What the file of a picture of `size` (height, width) will say, but for the batch that it was made in."""
         settings = {**self.model.image_defaults, **job.sampling}
         settings.pop("num_return_sequences")
-        info = {
-            "task": job.task.name,
-            "prompt": job.prompt,
-            "negative_prompt": job.negative_prompt,
-            "height": picture.height,
-            "width": picture.width,
-            "seed": job.seed,
+        device = self.model.device
+        on_gpu = device.type == "cuda"
+        return {
+            **_request_of(job, size),
             "sampling": settings,
             "checkpoint": self.name,
             "checkpoint_hash": self.checkpoint_hash,
-            "batch": {"index": index, "size": batch},
-            "device": self.model.device.type,
+            "device": device.type,
+            # Sums over threads, and kernels of another GPU, may round otherwise.
+            **({"gpu": torch.cuda.get_device_name(device)} if on_gpu else {"threads": torch.get_num_threads()}),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "versions": versions(),
         }
-        if job.source is not None:
-            info["source"] = {"sha256": picture_hash(job.source)}
-        return info
+
+
+def _request_of(job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:
+    """What was asked for, as a file notes it."""
+    request: dict[str, Any] = {
+        "task": job.task.name,
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
+        "height": size[0],
+        "width": size[1],
+        "seed": job.seed,
+    }
+    if job.source is not None:
+        path = {} if job.source_path is None else {"path": job.source_path}
+        request["source"] = {**path, "sha256": picture_hash(job.source)}
+    return request
+
+
+def _batch_notes(jobs: Sequence[ImageJob], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """For each job its place in the batch, whose size and prompts rounding may depend on. Its neighbours are named
+    unless they are the same with the seeds that follow one another."""
+    requests = [_request_of(job, size) for job, size in zip(jobs, sizes, strict=True)]
+    first = requests[0]
+    alike = all({**first, "seed": first["seed"] + index} == request for index, request in enumerate(requests))
+    notes: list[dict[str, Any]] = [{"index": index, "size": len(jobs)} for index in range(len(jobs))]
+    if not alike:
+        for index, note in enumerate(notes):
+            note["others"] = [*requests[:index], *requests[index + 1 :]]
+    return notes
 
 
 def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -19,9 +19,12 @@ from ..image_processing_wallaroo import to_rgb
 KEY = "wallaroo"
 
 
-def save_picture(picture: Image.Image, path: str | Path, info: Mapping[str, Any] | None = None) -> Path:
+def save_picture(
+    picture: Image.Image, path: str | Path, info: Mapping[str, Any] | None = None, *, replace: bool = True
+) -> Path:
     """Writes a PNG with `info` as JSON in its text chunk `wallaroo`, under another name first: there is a whole file or
-    none. The folder is made where it is missing."""
+    none. The folder is made where it is missing. Without `replace` a file that is there already is a
+    `FileExistsError`."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"`path` must end in .png, which keeps pictures as they are made, but got {path}.")
@@ -37,6 +40,8 @@ def save_picture(picture: Image.Image, path: str | Path, info: Mapping[str, Any]
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
+        if not replace:
+            path.touch(exist_ok=False)  # takes the name, or says that somebody has it
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -62,10 +67,22 @@ def read_picture_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
+def open_picture(path: str | Path, name: str = "image") -> Image.Image:
+    """The upright RGB picture in a file; a `ValueError` that names the argument `name` where there is none."""
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise ValueError(f"`{name}` must be the file of a picture, but {path} {what}.")
+    try:
+        return to_rgb(Path(path), name)
+    except ValueError as error:
+        reason = "it is broken, or something else." if "no readable picture" in str(error) else str(error)
+        raise ValueError(f"`{name}` must be the file of a picture, but {path} is not: {reason}") from error
+
+
 def picture_hash(picture: Image.Image) -> str:
     """SHA-256 of a picture's size and RGB pixels, whatever file they come from."""
     picture = to_rgb(picture)
     return hashlib.sha256(f"{picture.size}".encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
-__all__ = ["picture_hash", "read_picture_info", "save_picture"]
+__all__ = ["open_picture", "picture_hash", "read_picture_info", "save_picture"]

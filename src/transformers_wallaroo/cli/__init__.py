@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import data, evaluation, training
+from . import checkpoints, data, evaluation, pictures, text, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -32,17 +32,26 @@ def wallaroo(
     """One autoregressive model that understands, draws and edits images.
 
     \b
+    wallaroo generate "a red circle" --size 64x48           draw
+    wallaroo edit "make the circle blue" -i circle.png      change a picture
+    wallaroo ask "describe the picture" -i circle.png       ask about pictures
+    wallaroo chat                                           all of it, turn by turn
+    wallaroo info                                           what a checkpoint or a picture is
+    wallaroo convert --help                                 released weights into a checkpoint
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
     wallaroo data check mixture.yaml                        look at data sets before training on them
 
-    A command with --help says what it takes. WALLAROO_TRACEBACK=1 shows where an error comes from.
+    A command with --help says what it takes. WALLAROO_CHECKPOINT names the checkpoint of commands that are given no
+    --checkpoint; without either they take the embedded wallaroo-tiny. WALLAROO_TRACEBACK=1 shows where an error comes
+    from.
     """
 
 
-app.add_typer(training.app)
+for group in (text, pictures, checkpoints, training):
+    app.add_typer(group.app)
 app.add_typer(evaluation.app, name="eval")
 app.add_typer(data.app, name="data")
 

@@ -1,14 +1,51 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""What the commands share: how they end where a user did something wrong, and what they tell."""
+"""What the commands share: options, loading, how they end where a user did something wrong, and what they tell."""
 
+import json
+import logging
 import os
 import re
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+if TYPE_CHECKING:
+    from ..apps import Engine
+
 USER_ERROR, INTERRUPTED = 2, 130
+# What an option that cannot be read raises; it is typer's own or click's, depending on typer's version.
+UsageError: Any = typer.BadParameter.__base__
+CHECKPOINT_VARIABLE = "WALLAROO_CHECKPOINT"
+
+
+class Dtype(str, Enum):
+    """Names of dtypes, for shell completion and errors."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="PATH",
+        envvar=CHECKPOINT_VARIABLE,
+        help="Folder or Hub name; the embedded wallaroo-tiny by default.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option("--dtype", help="Of the weights; by default float32 on a CPU, else the checkpoint's own."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 class Commands(TyperGroup):
@@ -19,14 +56,23 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except UsageError as error:
+            message, where = error.format_message(), error.ctx or ctx
+            if message == where.get_help():  # a group that was given no command
+                raise
+            tell(f"wallaroo: {message.rstrip('.')}. `{where.command_path} --help` says what there is.")
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as error:
+            tell("Stopped.")
+            raise typer.Exit(INTERRUPTED) from error
         except (ValueError, OSError, ImportError) as error:
             if os.environ.get("WALLAROO_TRACEBACK") == "1":
                 raise
-            typer.echo(f"wallaroo: {_sentence(error)}", err=True)
+            tell(f"wallaroo: {sentence(error)}")
             raise typer.Exit(USER_ERROR) from error
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """What an error says, on one line. That of a worker of a data loader says it at the end of its own traceback."""
     text, kind = str(error), type(error).__name__
     if "Original Traceback" in text:
@@ -42,10 +88,19 @@ def new_group(**options) -> typer.Typer:
     return typer.Typer(no_args_is_help=True, rich_markup_mode=None, **options)
 
 
+def tell(text: str) -> None:
+    """Says something to the user, beside the output."""
+    typer.echo(text, err=True)
+
+
 def say_once(text: str) -> None:
     """Prints in the first of the processes that train together."""
     if os.environ.get("RANK", "0") == "0":
-        typer.echo(text, err=True)
+        tell(text)
+
+
+def print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def make_room(path: Path) -> None:
@@ -53,3 +108,26 @@ def make_room(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"`--json` must be a file, but {path} is a folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def say_which_checkpoint(checkpoint: str | None) -> None:
+    """The embedded checkpoint is a toy: who gets it without asking should know."""
+    if checkpoint is None:
+        from ..embedded import tiny_path
+
+        tell(
+            f"No --checkpoint was given, so this is the embedded one, wallaroo-tiny, which knows a world of coloured "
+            f"shapes: {tiny_path()}"
+        )
+
+
+def load_engine(checkpoint: str | None, device: str | None, dtype: Dtype | None) -> "Engine":
+    """The checkpoint that a command was told to take."""
+    import torch
+
+    from ..apps import Engine
+
+    say_which_checkpoint(checkpoint)
+    # It names sizes height first, where the command has width first and says it by itself.
+    logging.getLogger("transformers_wallaroo.image_processing_wallaroo").setLevel(logging.ERROR)
+    return Engine.load(checkpoint, device=device, dtype=None if dtype is None else getattr(torch, dtype.value))

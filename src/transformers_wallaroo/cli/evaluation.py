@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from transformers.utils import logging
 
-from .common import make_room, new_group
+from .common import Checkpoint, Device, make_room, new_group, say_which_checkpoint
 
 app = new_group()
 
@@ -23,9 +23,7 @@ def evaluate() -> None:
 
 @app.command("shapes")
 def evaluate_shapes(
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder or Hub name; the embedded wallaroo-tiny by default.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     samples: Annotated[
         int, typer.Option(metavar="N", help="Samples of each task, two a kind at least; held-out: half as many.")
     ] = 360,
@@ -43,9 +41,7 @@ def evaluate_shapes(
     guidance_scale: Annotated[
         float | None, typer.Option(metavar="X", help="Of pictures; by default what the checkpoint says, else 3.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Score answers, pictures and edits on the shapes world, where every answer is known exactly.
 
@@ -59,14 +55,13 @@ def evaluate_shapes(
     Edits are scored of every checkpoint with row ends. One of stage 3b has them too, but has not learned to edit yet:
     score it by --task understand --task generate.
     """
-    from ..embedded import load_checkpoint, tiny_path
+    from ..embedded import load_checkpoint
     from ..evaluation import evaluate_shapes as run_evaluation
     from ..evaluation.shapes import tasks_of
 
     if json is not None:
         make_room(json)
-    if checkpoint is None:
-        typer.echo(f"No --checkpoint was given, so this is the embedded one, wallaroo-tiny: {tiny_path()}", err=True)
+    say_which_checkpoint(checkpoint)
     logging.disable_progress_bar()
     try:
         model, processor = load_checkpoint(checkpoint, device=device)

@@ -1,4 +1,4 @@
-"""conversion/wallaroo_checkpoints.py: what the three commands share."""
+"""transformers_wallaroo.conversion: reading, key tables and widths that all conversions share."""
 
 import gc
 import re
@@ -10,22 +10,20 @@ from safetensors.torch import save_file
 
 from transformers_wallaroo import WallarooConfig, WallarooForConditionalGeneration, WallarooVQConfig
 from transformers_wallaroo.configuration_wallaroo import MLP_NAMES
-
-import wallaroo_checkpoints
-from wallaroo_checkpoints import (
-    DTYPES,
+from transformers_wallaroo.conversion import DTYPES, CheckpointError, reading
+from transformers_wallaroo.conversion.configs import infer_mlp_sizes, infer_vq_config
+from transformers_wallaroo.conversion.keys import (
     EXPORT_KEYS,
     QWEN_KEYS,
     VQ_KEYS,
     WALLAROO_KEYS,
-    CheckpointError,
     check_keys,
     expected_shapes,
     fresh_weight,
-    infer_mlp_sizes,
-    infer_vq_config,
-    load_pickled,
     rename_keys,
+)
+from transformers_wallaroo.conversion.reading import (
+    load_pickled,
     safetensors_loaders,
     state_dict_loaders,
     strip_prefixes,
@@ -61,10 +59,8 @@ def test_safetensors_are_read_one_by_one_and_when_asked(tmp_path, monkeypatch):
     for index in range(2):
         save_file({f"{index}.{name}": torch.full((2, 3), index) for name in "ab"}, tmp_path / f"{index}.safetensors")
     read = []
-    real = wallaroo_checkpoints._read_tensor
-    monkeypatch.setattr(
-        wallaroo_checkpoints, "_read_tensor", lambda file, key: read.append((file.name, key)) or real(file, key)
-    )
+    real = reading._read_tensor
+    monkeypatch.setattr(reading, "_read_tensor", lambda file, key: read.append((file.name, key)) or real(file, key))
     loaders = safetensors_loaders(tmp_path)
     assert {key: tuple(shape) for key, (_, shape) in loaders.items()} == dict.fromkeys(
         ("0.a", "0.b", "1.a", "1.b"), (2, 3)
