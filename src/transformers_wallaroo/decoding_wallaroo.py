@@ -100,8 +100,8 @@ class Guidance(NamedTuple):
     scale: float = 1.0
     image_scale: float | None = None
 
-    def count(self) -> int:
-        """Number of branches."""
+    def num_branches(self) -> int:
+        """How many branches there are."""
         if self.image_scale is not None:
             return 3
         return 1 if self.scale == 1 else 2
@@ -192,7 +192,7 @@ def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
 def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance: Guidance) -> torch.Tensor:
     """Logits `(num_images, ..., num_embeddings)`, float32 and guided, of hidden states `(num_rows, ..., hidden_size)`,
     each by its task's head."""
-    branches = hidden.unflatten(0, (guidance.count(), -1))
+    branches = hidden.unflatten(0, (guidance.num_branches(), -1))
     if groups.order is None:
         logits = model.head_of(groups.tasks[0])(branches).float()
     else:
@@ -574,7 +574,7 @@ def decode_step(
     Returns:
         Guided logits, float32, `(num_images, num_embeddings)`.
     """
-    branches = guidance.count()
+    branches = guidance.num_branches()
     embeds = embed_codes(model, groups, codes).to(state.row_end.dtype).repeat(branches, 1)[:, None]
     slot, position = state.next_slot, state.next_position
     if ends is None:
@@ -624,7 +624,7 @@ def decode_window(
     Returns:
         Guided logits, float32, `(num_images, new, num_embeddings)`.
     """
-    branches = guidance.count()
+    branches = guidance.num_branches()
     (num_images, new), device = codes.shape, codes.device
     trash = state.keys[0].shape[1] - 1
     steps = torch.arange(new, device=device)

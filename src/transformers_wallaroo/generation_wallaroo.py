@@ -103,7 +103,7 @@ def plan_guidance(scale: float, image_scale: float | None) -> tuple[Guidance, tu
     else:
         return Guidance(scale, image_scale), (CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL)
     guidance = Guidance(scale)
-    return guidance, pair[: guidance.count()]
+    return guidance, pair[: guidance.num_branches()]
 
 
 def make_generators(

@@ -15,12 +15,21 @@ from transformers.utils import logging
 
 from ..embedded import fingerprint, load_checkpoint, tiny_path, versions
 from ..image_grid_wallaroo import EDIT, GENERATE, ImageTask
+from ..image_processing_wallaroo import to_mask
 from .pictures import picture_hash
 from .streaming import ImageStreamer, Stopped, StopWhen
 
 MAX_NEW_TOKENS = 512
 # What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
-SAMPLING = ("guidance_scale", "do_sample", "temperature", "top_k", "top_p", "speculative_window")
+SAMPLING = (
+    "guidance_scale",
+    "image_guidance_scale",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "speculative_window",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,10 @@ class ImageJob:
         seed: the same seed, prompt and settings give the same picture.
         negative_prompt: what guidance leads away from.
         sampling: arguments of `generate` out of `SAMPLING`; what is not there is as the checkpoint has it.
+        region_mask: of an edit, what is drawn anew: white in a picture, true in an array of bools, of the size of the
+            source or of the image; cells that it does not touch keep the source's codes.
+        original_size: whether an edit comes back in its source's size, with nothing cropped.
+        keep_source: whether an edit has the source's own pixels outside of `region_mask`.
     """
 
     prompt: str
@@ -45,11 +58,25 @@ class ImageJob:
     seed: int = 0
     negative_prompt: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    region_mask: Any = None
+    original_size: bool = False
+    keep_source: bool = False
 
     def __post_init__(self):
         unknown = sorted(set(self.sampling) - set(SAMPLING))
         if unknown:
             raise ValueError(f"`sampling` may have {', '.join(SAMPLING)}, but got {', '.join(unknown)}.")
+        of_edits = {
+            "image_guidance_scale": self.sampling.get("image_guidance_scale") is not None,
+            "region_mask": self.region_mask is not None,
+            "original_size": self.original_size,
+            "keep_source": self.keep_source,
+        }
+        for name, given in of_edits.items():
+            if given and self.source is None:
+                raise ValueError(f"`{name}` is for edits, but the job has no `source`.")
+        if self.keep_source and self.region_mask is None:
+            raise ValueError("`keep_source` needs a `region_mask`: outside of it the source's pixels are kept.")
 
     @property
     def task(self) -> ImageTask:
@@ -220,11 +247,17 @@ class Engine:
                 show_progress=False,
                 **sampling,
             )
-            pictures = self.processor.image_processor.postprocess(self.model.decode_image_tokens(sequences))
-        return [
-            MadeImage(picture, self._info(job, picture, index, len(jobs)))
-            for index, (job, picture) in enumerate(zip(jobs, pictures, strict=True))
-        ]
+            pixels = self.model.decode_image_tokens(sequences)
+        image_processor = self.processor.image_processor
+        made = []
+        for index, (job, picture) in enumerate(
+            zip(jobs, image_processor.postprocess(pixels, inputs.get("original_sizes")), strict=True)
+        ):
+            if job.keep_source:
+                picture = image_processor.keep_outside(picture, job.source, job.region_mask)
+            size = tuple(side * self.cell for side in grids[index])
+            made.append(MadeImage(picture, self._info(job, size, index, len(jobs))))
+        return made
 
     def prepare(self, jobs: Sequence[ImageJob]) -> Any:
         """The processor's inputs of some jobs, which raises for what is wrong with one of them."""
@@ -237,19 +270,24 @@ class Engine:
             width=[job.width for job in jobs],
             aspect_ratio=[job.aspect_ratio for job in jobs],
             negative_prompt=[job.negative_prompt for job in jobs],
+            region_mask=[job.region_mask for job in jobs],
+            original_size=[job.original_size for job in jobs],
             return_tensors="pt",
         )
 
-    def _info(self, job: ImageJob, picture: Image.Image, index: int, batch: int) -> dict[str, Any]:
-        """What the file will say. Rounding differs between batches of different sizes, so that is noted as well."""
+    def _info(self, job: ImageJob, size: tuple[int, ...], index: int, batch: int) -> dict[str, Any]:
+        """What the file will say; `size` (height, width) is that in which the image was made. Rounding differs between
+        batches of different sizes, so that is noted as well."""
         settings = {**self.model.image_defaults, **job.sampling}
         settings.pop("num_return_sequences")
+        if settings["image_guidance_scale"] is None or job.source is None:
+            settings.pop("image_guidance_scale")  # a drawing has none, whatever the checkpoint's default
         info = {
             "task": job.task.name,
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
-            "height": picture.height,
-            "width": picture.width,
+            "height": size[0],
+            "width": size[1],
             "seed": job.seed,
             "sampling": settings,
             "checkpoint": self.name,
@@ -261,6 +299,9 @@ class Engine:
         }
         if job.source is not None:
             info["source"] = {"sha256": picture_hash(job.source)}
+            info.update(original_size=job.original_size, keep_source=job.keep_source)
+        if job.region_mask is not None:
+            info["region_mask"] = {"sha256": picture_hash(Image.fromarray(to_mask(job.region_mask)))}
         return info
 
 
