@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModel, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
 from transformers.utils import logging
 
-from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide
-from transformers_wallaroo.generation_wallaroo import make_generators, sample_codes
+from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide, sample_codes
+from transformers_wallaroo.generation_wallaroo import make_generators
 
 from drawing import SIZES, SOURCES, TASKS, Recorder, prepare, run
 from reference import GUIDED_LOGITS, LOGITS, assert_close, images, record_forwards

@@ -3,16 +3,17 @@
 import base64
 import io
 import logging
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from transformers_wallaroo import WallarooImageProcessor
 from transformers_wallaroo.image_grid_wallaroo import BUCKETS_512, center_crop_box, cover_size
-from transformers_wallaroo.image_processing_wallaroo import logger, to_rgb
+from transformers_wallaroo.image_processing_wallaroo import logger, to_mask, to_rgb
 
 from reference import assert_close, case, images
 
@@ -517,3 +518,140 @@ def test_preprocess_case_pictures(image_processor):
         wanted = image_processor(to_rgb(resized), do_resize=False, return_tensors="pt")
         assert torch.equal(seen["image_grid_thw"], wanted["image_grid_thw"])
         assert_close(seen["pixel_values"], wanted["pixel_values"], 1e-6)  # worst seen: 0
+
+
+# ---------------------------------------------------------------------- regions
+
+
+def touched(mask, source_size, size, stretch, factor=16):
+    """The cells that white pixels touch, one by one and in exact fractions."""
+    resized = cover_size(*source_size, *size) if mask.shape == source_size and not stretch else size
+    left, top, _, _ = center_crop_box(*resized, *size)
+    cells = np.zeros((size[0] // factor, size[1] // factor), dtype=bool)
+    for row, column in zip(*mask.nonzero(), strict=True):
+        places = []
+        for place, length, into, start, count in (
+            (int(row), mask.shape[0], resized[0], top, cells.shape[0]),
+            (int(column), mask.shape[1], resized[1], left, cells.shape[1]),
+        ):
+            low, high = (Fraction(edge * into, length) - start for edge in (place, place + 1))
+            places.append([cell for cell in range(count) if low < (cell + 1) * factor and high > cell * factor])
+        cells[np.ix_(*places)] = True
+    return cells
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mask_cells_are_those_that_white_pixels_touch(image_processor, seed):
+    """Of sources of any size, cropped and stretched, and of masks of the source's size and of the image's."""
+    random = np.random.default_rng(seed)
+    source_size = tuple(int(side) for side in random.integers(5, 150, 2))
+    size = tuple(int(side) for side in random.integers(1, 6, 2) * 16)
+    for stretch in (True, False):
+        for shape in (source_size, size):
+            mask = random.random(shape) < 0.01
+            expected = touched(mask, source_size, size, stretch)
+            if expected.any() or not mask.any():
+                found = image_processor.mask_cells(mask, source_size, size, stretch)
+                assert found.tolist() == expected.tolist()
+            else:
+                with pytest.raises(ValueError, match=r"is white only where its source is cropped.*original_size=True"):
+                    image_processor.mask_cells(mask, source_size, size, stretch)
+
+
+def test_one_white_pixel_is_one_cell(image_processor):
+    for row, column in ((0, 0), (15, 16), (31, 47)):
+        mask = np.zeros((32, 48), dtype=bool)
+        mask[row, column] = True
+        cells = image_processor.mask_cells(mask, (32, 48), (32, 48))
+        assert cells.sum() == 1 and cells[row // 16, column // 16]
+
+
+def test_masks_of_all_kinds(image_processor, tmp_path):
+    """Bools, bytes, floats, tensors, pictures with and without transparency, files."""
+    white = np.zeros((32, 32), dtype=bool)
+    white[:16, 16:] = True
+    alpha = np.zeros((32, 32, 4), dtype=np.uint8)
+    alpha[..., 3] = np.where(white, 0, 255)
+    picture = Image.fromarray(white.astype(np.uint8) * 255)
+    picture.save(tmp_path / "mask.png")
+    masks = [white, white.astype(np.uint8) * 255, white.astype(np.float32), torch.from_numpy(white)]
+    masks += [picture, picture.convert("1"), picture.convert("RGB"), Image.fromarray(alpha), tmp_path / "mask.png"]
+    for mask in masks:
+        assert np.array_equal(to_mask(mask), white)
+        assert image_processor.mask_cells(mask, (64, 64), (32, 32)).tolist() == [[False, True], [False, False]]
+    assert not to_mask(np.zeros((4, 4))).any()
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.eye(32, dtype=np.uint8), "`region_mask` has no value above 1 of 255.*instead of 0 and 1"),
+        (np.zeros((0, 0), dtype=bool), r"`region_mask` holds an array of shape \(0, 0\)"),
+        (np.zeros((32, 32), dtype=np.int64), "`region_mask` holds an array of shape .* and dtype int64"),
+        (3, "`region_mask` holds a int"),
+        (np.ones((32, 31), dtype=bool), "`region_mask` must have the size of its source, 40 x 50, .* but is 32 x 31"),
+    ],
+)
+def test_bad_masks(image_processor, mask, message):
+    with pytest.raises(ValueError, match=message):
+        image_processor.mask_cells(mask, (40, 50), (32, 32))
+
+
+@pytest.mark.parametrize("of_source", [True, False])
+@pytest.mark.parametrize("original", [True, False])
+def test_keep_outside_leaves_the_sources_pixels(image_processor, of_source, original):
+    """Pictures as made and of the source's own size, masks of either size."""
+    source = Image.fromarray(random_pixels(50, 90, 3))
+    shape = (50, 90) if original else (32, 48)
+    picture = Image.fromarray(255 - random_pixels(*shape, 3) // 2)
+    mask = np.zeros((50, 90) if of_source else (32, 48), dtype=bool)
+    mask[: len(mask) // 2, : mask.shape[1] // 2] = True
+    fitted = np.asarray(source if original else image_processor.fit(source, 32, 48))
+    kept = np.asarray(image_processor.keep_outside(picture, source, mask))
+    outside = (kept == fitted).all(axis=2)
+    assert outside[shape[0] // 2 + 1 :].all() and outside[:, shape[1] // 2 + 1 :].all()
+    inside = np.s_[: shape[0] // 2 - 1, : shape[1] // 2 - 1]
+    assert np.array_equal(kept[inside], np.asarray(picture)[inside])
+    assert not outside[inside].all()
+
+
+def test_keep_outside_needs_a_mask_that_fits(image_processor):
+    pictures = Image.new("RGB", (48, 32)), Image.new("RGB", (90, 50))
+    with pytest.raises(
+        ValueError, match="`region_mask` must have the size of `source`, 50 x 90, or of `picture`, 32 x 48"
+    ):
+        image_processor.keep_outside(*pictures, np.ones((5, 5), dtype=bool))
+
+
+# ---------------------------------------------------------------------- the original size
+
+
+@pytest.mark.parametrize("size", [(200, 300), (300, 200), (64, 1000), (641, 467)])
+def test_the_original_size_keeps_all_in_place(image_processor, size):
+    """Marks in the corners, at the edges and within come back where they were, to a pixel of the smaller picture."""
+    height, width = size
+    source = np.full((height, width, 3), 255, dtype=np.uint8)
+    down, right = height // 4, width // 4
+    marks = {(0, 0): (255, 0, 0), (0, 3): (0, 255, 0), (3, 0): (0, 0, 255), (3, 3): (0, 0, 0), (1, 2): (255, 0, 255)}
+    for (row, column), color in marks.items():
+        source[row * down if row < 3 else height - down :, column * right if column < 3 else width - right :][
+            :down, :right
+        ] = color
+    bucket = image_processor.bucket_of(height, width)
+    # Bicubic resizing, there and back, blurs two pixels of the smaller of the two on each side of an edge.
+    reach = 2 + 2 * max(1, *(side // made for side, made in zip(size, bucket, strict=True)))
+    picture = Image.fromarray(source)
+    brightest, darkest = (
+        picture.filter(each(2 * reach + 1)) for each in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
+    )
+    plain = (np.asarray(brightest) == np.asarray(darkest)).all(axis=2)
+    assert plain[0, 0] and plain[-1, -1] and plain.mean() > 0.25
+    out_of_place = {}
+    for stretch in (True, False):
+        pixels, _ = image_processor.preprocess_cells([source], [bucket], stretch=[stretch])
+        [back] = image_processor.postprocess(torch.from_numpy(pixels), sizes=[size])
+        assert back.size == (width, height)
+        out_of_place[stretch] = int((np.abs(np.asarray(back).astype(int) - source).max(axis=2) > 32)[plain].sum())
+    assert out_of_place[True] == 0
+    # Cropping loses what the test looks for, where it crops much.
+    assert out_of_place[False] > 0 or size != (64, 1000)

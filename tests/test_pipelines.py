@@ -51,6 +51,12 @@ def test_any_to_any_edits(any_to_any, model, processor, picture):
         assert output["generated_image"].tobytes() == expected.tobytes()
 
 
+def test_any_to_any_edits_in_the_sources_size(any_to_any, picture):
+    options = {"generation_mode": "image", "height": 32, "width": 48, "original_size": True}
+    [output] = any_to_any(text="make it blue", images=picture, **options, generate_kwargs={"seed": 5})
+    assert output["generated_image"].size == picture.size
+
+
 def test_a_model_from_a_pipeline_can_be_saved(any_to_any, tmp_path):
     any_to_any.model.save_pretrained(tmp_path)
     assert pipeline("any-to-any", model=str(tmp_path), processor=any_to_any.processor, trust_remote_code=True)

@@ -22,6 +22,8 @@ def test_unknown_task_is_refused(processor):
         ("template", "{prompt}"),
         ("negative_prompt", "bad"),
         ("layout", "training"),
+        ("region_mask", Image.new("L", (30, 30))),
+        ("original_size", True),
     ],
 )
 def test_understand_refuses_arguments_of_images_to_be_made(processor, name, value):
@@ -203,3 +205,36 @@ def test_max_length_counts_text_and_pictures(processor, picture):
     assert len(variant(processor, max_length=length)(text="What?", images=picture)["input_ids"][0]) == length
     with pytest.raises(ValueError, match=rf"a prompt of {length} tokens with its pictures.* limit is {length - 1}"):
         variant(processor, max_length=length - 1)(text="What?", images=picture)
+
+
+@pytest.mark.parametrize("name, value", [("region_mask", Image.new("L", (512, 512))), ("original_size", True)])
+def test_what_edits_keep_is_not_for_drawings(processor, picture, name, value):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` is for the task 'edit', but there is a prompt of the task 'generate'"
+    ):
+        processor(text="a", task="generate", **{name: value})
+    with pytest.raises(ValueError, match=rf"`{name}` is for the task 'edit'.* In a mixed batch pass a list, with None"):
+        processor([picture, None], ["a", "b"], task=["edit", "generate"], height=32, width=48, **{name: [None, value]})
+
+
+@pytest.mark.parametrize("value", ["yes", 1, [[True]]])
+def test_original_size_is_a_bool(processor, picture, value):
+    with pytest.raises(ValueError, match="`original_size` must be True or False, for all or one a prompt, but got"):
+        processor(picture, "a", task="edit", original_size=value)
+
+
+def test_masks_of_the_wrong_size(processor, picture):
+    arguments = {"images": picture, "text": "a", "task": "edit", "height": 32, "width": 48}
+    message = (
+        r"`region_mask` must have the size of its source, 100 x 150, or of the image to be made, 32 x 48 .* 150 x 100"
+    )
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments, region_mask=Image.new("L", (100, 150)))
+    with pytest.raises(ValueError, match="`region_mask` must be one for all or one a prompt, but got 2 for 1 prompts"):
+        processor(**arguments, region_mask=[None, None])
+
+
+def test_several_sources_are_more_than_the_checkpoint_was_trained_with(processor, picture):
+    message = r"prompt 0 has 2\. The checkpoint was trained with one source picture an edit"
+    with pytest.raises(ValueError, match=message):
+        processor([[picture, picture]], ["a"], task="edit")

@@ -8,7 +8,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper
 
 import transformers_wallaroo
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor, speculative_wallaroo
-from transformers_wallaroo.decoding_wallaroo import ImagePlan
+from transformers_wallaroo.decoding_wallaroo import TO_DRAW, ImagePlan
 from transformers_wallaroo.speculative_wallaroo import couple, decode_speculatively, neighbours
 
 from drawing import TASKS, Recorder, prepare, run
@@ -84,6 +84,31 @@ def test_the_distribution_of_images_is_that_of_plain_decoding(window):
 
 def test_the_distribution_of_images_with_a_temperature():
     assert chi_square(3, [TemperatureLogitsWarper(1.7)]) < ALLOWED
+
+
+@pytest.mark.parametrize("places", [{1: 2}, {0: 1, 2: 0}, {3: 1}])
+def test_the_distribution_beside_codes_that_are_given(places):
+    """Frequencies of the codes that are drawn, given the others."""
+    decoder = TableDecoder(NUM_IMAGES)
+    given = torch.full((NUM_IMAGES, 4), TO_DRAW)
+    for place, code in places.items():
+        given[:, place] = code
+    decoder.plan = ImagePlan(decoder.plan.grids, False, given)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(NUM_IMAGES)]
+    codes, _ = decode_speculatively(decoder, decoder.start(), LogitsProcessorList(), generators, 2, lambda *_: None)
+    chance = torch.ones(VOCABULARY**4)
+    for index, image in enumerate(itertools.product(range(VOCABULARY), repeat=4)):
+        for number, code in enumerate(image):
+            before = sum(other * VOCABULARY**place for place, other in enumerate(image[:number]))
+            scores = decoder.tables[number][before]
+            chance[index] *= scores.softmax(-1)[code] if number not in places else float(code == places[number])
+    assert abs(float(chance.sum()) - 1) < 1e-5
+    powers = VOCABULARY ** torch.arange(3, -1, -1)
+    seen = (codes * powers).sum(dim=1).bincount(minlength=VOCABULARY**4)
+    assert seen[chance == 0].sum() == 0
+    expected = NUM_IMAGES * chance[chance > 0]
+    degrees = len(expected) - 1
+    assert float(((seen[chance > 0] - expected) ** 2 / expected).sum()) < degrees + 7 * (2 * degrees) ** 0.5
 
 
 def _accepting_too_much(guesses, guessed, wanted, generators):

@@ -25,6 +25,8 @@ from .image_grid_wallaroo import ImageTask
 DECODERS = ("plain", "static", "graphs", "compiled")
 # Graphs that torch.compile may make of the step in one process: each model, task and precision has some of its own.
 RECOMPILE_LIMIT = 64
+# Stands for a code that is to be drawn, among codes that are given.
+TO_DRAW = -1
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ class ImagePlan:
     Attributes:
         grids: (grid_height, grid_width) of each image, in cells.
         row_ends: whether a row end is forced between two rows.
+        given (`torch.LongTensor` of shape `(num_images, num_codes)`, *optional*): codes that are not drawn, on the CPU;
+            `TO_DRAW` where one is. `None` where all are drawn.
     """
 
     grids: tuple[tuple[int, int], ...]
     row_ends: bool
+    given: torch.Tensor | None = None
 
     @property
     def num_codes(self) -> int:
@@ -69,7 +74,7 @@ class Prompts:
             there is none, now or later.
         positions (`torch.LongTensor` of shape `(3, num_prompts, prompt_length)`).
         rows (`torch.LongTensor` of shape `(num_branches * num_images,)`): the prompt of each row. The conditional rows
-            of all images come first, the unconditional ones follow in the same order.
+            of all images come first, those of the other branches follow in the same order, see `Guidance`.
     """
 
     embeds: torch.Tensor
@@ -81,6 +86,31 @@ class Prompts:
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, guidance_scale: float) -> torch.Tensor:
     """Classifier-free guidance of logits (paper section 3.4)."""
     return unconditional + guidance_scale * (conditional - unconditional)
+
+
+class Guidance(NamedTuple):
+    """How the logits of an image's branches become one.
+
+    Attributes:
+        scale: how far to go from the second branch to the first; at 1 the first is alone.
+        image_scale: with three branches, how far to go from the last to the second, which has the source and not the
+            instruction (arXiv 2211.09800, section 3.2.1).
+    """
+
+    scale: float = 1.0
+    image_scale: float | None = None
+
+    def num_branches(self) -> int:
+        """How many branches there are."""
+        if self.image_scale is not None:
+            return 3
+        return 1 if self.scale == 1 else 2
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits `(num_images, ..., num_embeddings)` of those of all branches, `(num_branches, num_images, ...)`."""
+        if self.image_scale is not None:
+            return guide(logits[1], logits[2], self.image_scale) + self.scale * (logits[0] - logits[1])
+        return logits[0] if self.scale == 1 else guide(logits[0], logits[1], self.scale)
 
 
 def draw(weights: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
@@ -101,6 +131,25 @@ def sample_codes(scores: torch.Tensor, generators: Sequence[torch.Generator] | N
     if generators is None:
         return scores.argmax(dim=-1)
     return draw(scores.softmax(dim=-1), generators)
+
+
+def next_codes(
+    plan: ImagePlan, code: int, scores: torch.Tensor, generators: Sequence[torch.Generator] | None
+) -> torch.Tensor:
+    """The `code`-th code of each image (from 0): what is given, else as `sample_codes`. Of a given code nothing is
+    drawn from the image's generator."""
+    if plan.given is None:
+        return sample_codes(scores, generators)
+    given = plan.given[:, code]
+    rows = (given == TO_DRAW).nonzero().flatten()
+    if len(rows) == len(given):
+        return sample_codes(scores, generators)
+    codes = given.to(scores.device, copy=True)
+    if len(rows):
+        own = None if generators is None else [generators[row] for row in rows.tolist()]
+        rows = rows.to(scores.device)
+        codes[rows] = sample_codes(scores[rows], own)
+    return codes
 
 
 class TaskGroups(NamedTuple):
@@ -140,10 +189,10 @@ def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
     return parts[0] if groups.order is None else torch.cat(parts)[groups.order.to(parts[0].device)]
 
 
-def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance: Guidance) -> torch.Tensor:
     """Logits `(num_images, ..., num_embeddings)`, float32 and guided, of hidden states `(num_rows, ..., hidden_size)`,
     each by its task's head."""
-    branches = hidden.unflatten(0, (1 if guidance_scale == 1 else 2, -1))
+    branches = hidden.unflatten(0, (guidance.num_branches(), -1))
     if groups.order is None:
         logits = model.head_of(groups.tasks[0])(branches).float()
     else:
@@ -152,7 +201,7 @@ def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance_scale: flo
             for task, images in zip(groups.tasks, groups.images, strict=True)
         ]
         logits = torch.cat(parts, dim=1)[:, groups.order.to(parts[0].device)]
-    return logits[0] if guidance_scale == 1 else guide(logits[0], logits[1], guidance_scale)
+    return guidance.apply(logits)
 
 
 class PlainDecoder:
@@ -161,8 +210,8 @@ class PlainDecoder:
     It lives for one call; nothing of it is kept on the model.
     """
 
-    def __init__(self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance_scale: float, cache: Cache | None):
-        self.model, self.plan, self.guidance_scale, self.cache = model, plan, guidance_scale, cache
+    def __init__(self, model, plan: ImagePlan, tasks: Sequence[ImageTask], guidance: Guidance, cache: Cache | None):
+        self.model, self.plan, self.guidance, self.cache = model, plan, guidance, cache
         self.groups = TaskGroups.of(tasks, model)
         self.mask: torch.Tensor | None = None
         self.next_position: torch.Tensor  # of each row, known after the prefill
@@ -187,7 +236,7 @@ class PlainDecoder:
             hidden, positions = hidden[rows.to(hidden.device)], positions[:, rows]
             self.mask = None if self.mask is None else self.mask[rows]
         self.next_position = positions.amax(dim=(0, 2)) + 1
-        return predict(self.model, self.groups, hidden, self.guidance_scale)
+        return predict(self.model, self.groups, hidden, self.guidance)
 
     def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits.
@@ -209,7 +258,7 @@ class PlainDecoder:
         self.next_position = last + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
-        return predict(self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance_scale)
+        return predict(self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance)
 
     def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         if self.cache is None:
@@ -509,7 +558,7 @@ def decode_step(
     ends: torch.Tensor | None,
     window: torch.Tensor,
     padded: bool,
-    guidance_scale: float,
+    guidance: Guidance,
 ) -> torch.Tensor:
     """Feeds a code an image, with a row end after it where `ends` says so, and returns the next logits.
 
@@ -525,7 +574,7 @@ def decode_step(
     Returns:
         Guided logits, float32, `(num_images, num_embeddings)`.
     """
-    branches = 1 if guidance_scale == 1 else 2
+    branches = guidance.num_branches()
     embeds = embed_codes(model, groups, codes).to(state.row_end.dtype).repeat(branches, 1)[:, None]
     slot, position = state.next_slot, state.next_position
     if ends is None:
@@ -546,7 +595,7 @@ def decode_step(
     hidden = run_layers(layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values)
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
-    return predict(model, groups, hidden[:, -1], guidance_scale)
+    return predict(model, groups, hidden[:, -1], guidance)
 
 
 def decode_window(
@@ -562,7 +611,7 @@ def decode_window(
     totals: torch.Tensor,
     num_ends: int,
     window: torch.Tensor,
-    guidance_scale: float,
+    guidance: Guidance,
 ) -> torch.Tensor:
     """Feeds several codes an image at once, with the row ends between them, and returns the logits after each.
 
@@ -575,7 +624,7 @@ def decode_window(
     Returns:
         Guided logits, float32, `(num_images, new, num_embeddings)`.
     """
-    branches = 1 if guidance_scale == 1 else 2
+    branches = guidance.num_branches()
     (num_images, new), device = codes.shape, codes.device
     trash = state.keys[0].shape[1] - 1
     steps = torch.arange(new, device=device)
@@ -602,7 +651,7 @@ def decode_window(
         is_last = (numbers + 1) % widths[:, None] == 0
         after = torch.where(is_last & fed, new + rows - rows[:, :1], after)
     hidden = hidden.gather(1, after.repeat(branches, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-    return predict(model, groups, hidden, guidance_scale)
+    return predict(model, groups, hidden, guidance)
 
 
 class StaticDecoder:
@@ -620,11 +669,11 @@ class StaticDecoder:
         model,
         plan: ImagePlan,
         tasks: Sequence[ImageTask],
-        guidance_scale: float,
+        guidance: Guidance,
         run: Callable[..., torch.Tensor] = decode_step,
         whole_window: bool = False,
     ):
-        self.model, self.plan, self.guidance_scale = model, plan, guidance_scale
+        self.model, self.plan, self.guidance = model, plan, guidance
         self.run, self.whole_window = run, whole_window
         self.tasks = list(tasks)
         self.images = list(range(len(tasks)))  # those in the batch
@@ -672,7 +721,7 @@ class StaticDecoder:
         self.window = torch.arange(num_slots, device=device)
         after = [self.plan.row_end_after(code) for code in range(self.plan.num_codes)]
         self.ends = torch.tensor([[end is True for end in ends] for ends in after], device=device)
-        return predict(model, self.groups, hidden, self.guidance_scale)
+        return predict(model, self.groups, hidden, self.guidance)
 
     def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits; of
@@ -697,7 +746,7 @@ class StaticDecoder:
             ends,
             self.window if self.whole_window else self.window[: self.used],
             self.padded,
-            self.guidance_scale,
+            self.guidance,
         )
         if self.index is None:
             return logits
@@ -727,7 +776,7 @@ class StaticDecoder:
             torch.tensor([height * width for height, width in grids], device=device),
             ((new - 1) // min(width for _, width in grids) + 1) * row_ends,
             self.window[: self.used + longest + 1],
-            self.guidance_scale,
+            self.guidance,
         )
 
     def _keep(self, images: list[int]) -> None:
@@ -820,7 +869,7 @@ def make_decoder(
     model,
     plan: ImagePlan,
     tasks: Sequence[ImageTask],
-    guidance_scale: float,
+    guidance: Guidance,
     cache: Cache | None,
     *,
     name: str | None,
@@ -854,7 +903,7 @@ def make_decoder(
     if name not in (None, "plain") and reason is not None:
         raise ValueError(f"`decoder` cannot be {name!r} here, since {reason}. Pass 'plain', or leave it out.")
     if name == "plain" or reason is not None:
-        return PlainDecoder(model, plan, tasks, guidance_scale, cache)
+        return PlainDecoder(model, plan, tasks, guidance, cache)
     run = compiled_step if name == "compiled" else decode_step
     if on_gpu and name in ("graphs", "compiled"):
         other = next((module for module in _modules_of_a_step(model, tasks) if not _is_plain(module)), None)
@@ -863,5 +912,5 @@ def make_decoder(
                 f"`decoder` cannot be {name!r} here: a CUDA graph repeats what a GPU was told and no Python, but there "
                 f"is a {type(other).__name__}, or a hook. Pass 'static', or leave it out."
             )
-        return StaticDecoder(model, plan, tasks, guidance_scale, GraphedStep(run), whole_window=True)
-    return StaticDecoder(model, plan, tasks, guidance_scale, run)
+        return StaticDecoder(model, plan, tasks, guidance, GraphedStep(run), whole_window=True)
+    return StaticDecoder(model, plan, tasks, guidance, run)

@@ -13,7 +13,16 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
-from .decoding_wallaroo import ImagePlan, PlainDecoder, Prompts, StaticDecoder, make_decoder, sample_codes
+from .decoding_wallaroo import (
+    TO_DRAW,
+    Guidance,
+    ImagePlan,
+    PlainDecoder,
+    Prompts,
+    StaticDecoder,
+    make_decoder,
+    next_codes,
+)
 from .image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, Task, get_task, image_turn_length
 from .speculative_wallaroo import decode_speculatively
 
@@ -30,6 +39,7 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "num_return_sequences": 1,
     "guidance_scale": 3.0,
+    "image_guidance_scale": None,
 }
 # Arguments that have no meaning for an image, with the reason a user is given.
 NOT_FOR_IMAGES: dict[str, str] = {
@@ -67,6 +77,33 @@ class WallarooGenerateOutput(ModelOutput):
     logits: tuple[torch.Tensor, ...] | None = None
     scores: tuple[torch.Tensor, ...] | None = None
     num_forwards: torch.Tensor | None = None
+
+
+# What the processor returns of each prompt, and of each source.
+TEXT_NAMES = ("input_ids", "attention_mask", "mm_token_type_ids")
+SOURCE_NAMES = ("pixel_values", "image_grid_thw", "source_pixel_values", "source_grid")
+# What a branch of guidance reads: the prefixes of its text and of its sources among the processor's outputs.
+CONDITIONAL, UNCONDITIONAL = ("", ""), ("unconditional_", "unconditional_")
+# The source and not the instruction. A picture that is drawn has no source, so that this is its unconditional prompt.
+IMAGE_ONLY = ("unconditional_", "")
+
+
+def plan_guidance(scale: float, image_scale: float | None) -> tuple[Guidance, tuple[tuple[str, str], ...]]:
+    """The guidance by these scales and its branches, as few as it can do with.
+
+    With `image_scale` the logits are `u + image_scale * (i - u) + scale * (f - i)` of the unconditional prompt, the one
+    with the image alone, and the full one.
+    """
+    if image_scale is None or image_scale == scale:
+        pair = CONDITIONAL, UNCONDITIONAL
+    elif scale == 0:
+        pair, scale = (IMAGE_ONLY, UNCONDITIONAL), image_scale
+    elif image_scale == 1:
+        pair = CONDITIONAL, IMAGE_ONLY
+    else:
+        return Guidance(scale, image_scale), (CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL)
+    guidance = Guidance(scale)
+    return guidance, pair[: guidance.num_branches()]
 
 
 def make_generators(
@@ -175,6 +212,38 @@ def select_sources(images: dict[str, torch.Tensor], sources: Sequence[int]) -> d
     }
 
 
+def codes_to_keep(
+    region_mask: torch.Tensor, source_codes: Sequence[torch.Tensor | None], grids: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """`ImagePlan.given` of some prompts: the codes of their sources outside of the region.
+
+    Args:
+        region_mask (`torch.BoolTensor` of shape `(num_prompts, max_grid_height, max_grid_width)`): cells that are drawn
+            anew.
+        source_codes: `(grid_height * grid_width,)` a prompt, `None` where there is no source.
+        grids: (grid_height, grid_width) of each image, in cells.
+    """
+    shape = tuple(region_mask.shape)
+    if len(shape) != 3 or shape[0] != len(grids) or any(shape[1] < grid[0] or shape[2] < grid[1] for grid in grids):
+        raise ValueError(
+            f"`region_mask` must be cells of shape (num_prompts, grid_height, grid_width), here {len(grids)} prompts "
+            f"with images of {[tuple(grid) for grid in grids[:4]]} cells, but got {shape}. Give the mask to the "
+            "processor, in pixels, and pass on what it returns."
+        )
+    given = torch.full((len(grids), max(height * width for height, width in grids)), TO_DRAW)
+    for index, ((height, width), codes) in enumerate(zip(grids, source_codes, strict=True)):
+        drawn = region_mask[index, :height, :width].bool().flatten().cpu()
+        if bool(drawn.all()):
+            continue
+        if codes is None or len(codes) != len(drawn):
+            raise ValueError(
+                f"`region_mask` keeps cells of prompt {index}, but that has no source of {height} x {width} cells to "
+                "keep them of. It is for the task 'edit', whose source and image have one size."
+            )
+        given[index, : len(drawn)] = torch.where(drawn, TO_DRAW, codes.cpu())
+    return given
+
+
 def pad_left(tensors: Iterable[torch.Tensor], value: int) -> torch.Tensor:
     """Concatenates 2-D tensors of different lengths, padded at the left."""
     tensors = list(tensors)
@@ -227,10 +296,11 @@ class WallarooGenerationMixin(GenerationMixin):
             generation_mode (`str`, *optional*): what pipelines say: `"text"` or `"image"`; checked against the task.
                 With `"image"` the `generation_config` and `max_new_tokens` that a pipeline fills in are passed over.
             kwargs: the processor's outputs and any generation argument of transformers. For images:
-                `guidance_scale` (3; 1 runs no unconditional branch), `do_sample` (True), `temperature` (1), `top_k`
-                (1000), `top_p` (1), `num_return_sequences`, `use_cache`, `cache_implementation`, `streamer`,
-                `return_dict_in_generate`, `output_logits`, `output_scores`. A checkpoint's generation config may have
-                other defaults than those in brackets, as `image_defaults`.
+                `guidance_scale` (3; 1 runs no unconditional branch), `image_guidance_scale` (of edits: how much the
+                source counts, apart from the instruction; without it as much, with it there is a third branch),
+                `do_sample` (True), `temperature` (1), `top_k` (1000), `top_p` (1), `num_return_sequences`, `use_cache`,
+                `cache_implementation`, `streamer`, `return_dict_in_generate`, `output_logits`, `output_scores`. A
+                checkpoint's generation config may have other defaults than those in brackets, as `image_defaults`.
 
         Returns:
             For `"understand"` what transformers returns: prompt and answer ids. For images the ids of the image
@@ -315,16 +385,20 @@ class WallarooGenerationMixin(GenerationMixin):
         for name, reason in NOT_FOR_IMAGES.items():
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"`{name}` is not for the task {tasks[0].name!r}: {reason}.")
-        settings, output_flags = self._image_settings(generation_config, kwargs)
+        settings, output_flags = self._image_settings(
+            generation_config, kwargs, edits=any(task.has_source for task in tasks)
+        )
         if window is not None:
             _check_window(window, output_flags, decoder_name)
-        guidance_scale, repeats = settings.pop("guidance_scale"), settings.pop("num_return_sequences")
+        scales = settings.pop("guidance_scale"), settings.pop("image_guidance_scale")
+        repeats = settings.pop("num_return_sequences")
         use_cache = settings.pop("use_cache", True)
         streamer = kwargs.pop("streamer", None)
         own_cache = not use_cache or any(
             value is not None for value in (settings.get("cache_implementation"), kwargs.get("past_key_values"))
         )
-        plan, tasks, prompts, conditional_ids = self._prepare_prompts(tasks, kwargs, guidance_scale, repeats, row_ends)
+        guidance, branches = plan_guidance(*scales)
+        plan, tasks, prompts, conditional_ids = self._prepare_prompts(tasks, kwargs, branches, repeats, row_ends)
         self._check_room(prompts, plan, kwargs.get("past_key_values"))
         if streamer is not None:
             streamer.put(conditional_ids.cpu())
@@ -339,7 +413,7 @@ class WallarooGenerationMixin(GenerationMixin):
                 model,
                 plan,
                 tasks,
-                guidance_scale,
+                guidance,
                 cache,
                 name=decoder_name,
                 own_cache=own_cache,
@@ -380,9 +454,10 @@ class WallarooGenerationMixin(GenerationMixin):
             )
         return {**IMAGE_DEFAULTS, **own}
 
-    def _image_settings(self, generation_config, kwargs) -> tuple[dict[str, Any], dict[str, bool]]:
+    def _image_settings(self, generation_config, kwargs, *, edits: bool) -> tuple[dict[str, Any], dict[str, bool]]:
         """Settings of this call (arguments, then `generation_config`, then what the checkpoint's own has as
-        `image_defaults`, then `IMAGE_DEFAULTS`), taken out of `kwargs`."""
+        `image_defaults`, then `IMAGE_DEFAULTS`), taken out of `kwargs`; `edits` where there is an edit among the
+        images."""
         given = {} if generation_config is None else generation_config.to_diff_dict()
         for name in ("transformers_version", *NOT_FOR_IMAGES):
             given.pop(name, None)
@@ -391,9 +466,20 @@ class WallarooGenerationMixin(GenerationMixin):
         settings = {**self.image_defaults, **{name: value for name, value in given.items() if value is not None}}
         if (settings.pop("num_beams", None) or 1) != 1:
             raise ValueError("`num_beams` must be 1 for images: they are sampled, or greedy with `do_sample=False`.")
-        scale, count = settings["guidance_scale"], settings["num_return_sequences"]
-        if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale) or scale < 0:
-            raise ValueError(f"`guidance_scale` must be a number of at least 0, but got {scale!r}; 1 means none.")
+        if not edits:
+            if given.get("image_guidance_scale") is not None:
+                raise ValueError(
+                    "`image_guidance_scale` is for the task 'edit': a picture that is drawn has no source to be guided "
+                    "by. Leave it out."
+                )
+            settings["image_guidance_scale"] = None
+        for name in ("guidance_scale", "image_guidance_scale"):
+            scale = settings[name]
+            if scale is None and name == "image_guidance_scale":
+                continue
+            if isinstance(scale, bool) or not isinstance(scale, numbers.Real) or not math.isfinite(scale) or scale < 0:
+                raise ValueError(f"`{name}` must be a number of at least 0, but got {scale!r}; 1 means none.")
+        count = settings["num_return_sequences"]
         if isinstance(count, bool) or not isinstance(count, numbers.Integral) or count < 1:
             raise ValueError(f"`num_return_sequences` must be a positive int, but got {count!r}.")
         if not settings["do_sample"]:
@@ -402,84 +488,98 @@ class WallarooGenerationMixin(GenerationMixin):
         flags = ("return_dict_in_generate", "output_logits", "output_scores")
         return settings, {name: bool(settings.pop(name, False)) for name in flags}
 
-    def _prepare_prompts(
-        self, tasks, kwargs, guidance_scale, repeats, row_ends
-    ) -> tuple[ImagePlan, list[ImageTask], Prompts, torch.Tensor]:
-        """Embeds the distinct prompts of both branches as one left-padded batch; takes the processor's outputs from
-        `kwargs`. Returns the plan, the task of each image, the prompts, and the conditional ids."""
-        text_names = ("input_ids", "attention_mask", "mm_token_type_ids")
-        image_names = ("pixel_values", "image_grid_thw", "source_pixel_values", "source_grid")
-        branches = [
-            {name: kwargs.pop(f"{prefix}{name}", None) for name in (*text_names, *image_names)}
-            for prefix in ("", "unconditional_")
-        ]
-        target_grid = kwargs.pop("target_grid", None)
-        kwargs.pop("task_ids", None)
+    def _take_inputs(self, kwargs, tasks) -> dict[str, torch.Tensor | None]:
+        """The processor's outputs out of `kwargs`, `None` what is not there; raises where something is missing."""
+        names = [f"{prefix}{name}" for prefix in ("", "unconditional_") for name in (*TEXT_NAMES, *SOURCE_NAMES)]
+        given = {name: kwargs.pop(name, None) for name in (*names, "target_grid", "region_mask")}
+        for name in ("task_ids", "original_sizes"):
+            kwargs.pop(name, None)
         needed = ["input_ids", "mm_token_type_ids"]
         if any(task.has_source for task in tasks):
             needed += ["source_pixel_values", "source_grid"]
-        missing = [name for name in needed if branches[0][name] is None] + ["target_grid"] * (target_grid is None)
+        missing = [name for name in (*needed, "target_grid") if given[name] is None]
         if missing:
             needing = next((task for task in tasks if task.has_source), tasks[0])
             raise ValueError(
                 f"The task {needing.name!r} needs {', '.join(f'`{name}`' for name in missing)}. "
                 f"Build the inputs with `processor(..., task={needing.name!r})` and pass all of them."
             )
-        if guidance_scale == 1:
-            branches.pop()
-        elif branches[1]["input_ids"] is None:
+        return given
+
+    def _join_branches(
+        self, given: dict[str, torch.Tensor | None], prefixes: Sequence[tuple[str, str]]
+    ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+        """Ids, types and mask of all branches as one left-padded batch, and the sources of all."""
+        if any(of_text for of_text, _ in prefixes) and given["unconditional_input_ids"] is None:
             raise ValueError(
-                f"`guidance_scale` is {guidance_scale}, but the inputs have no unconditional prompt. "
+                "`guidance_scale` is not 1, but the inputs have no unconditional prompt. "
                 "Pass all that the processor returned, or `guidance_scale=1`."
             )
-        for branch in branches:
-            if branch["attention_mask"] is None:
-                if len(branch["input_ids"]) > 1:
+        texts: list[dict[str, Any]] = [
+            {name: given[f"{of_text}{name}"] for name in TEXT_NAMES} for of_text, _ in prefixes
+        ]
+        for text in texts:
+            if text["attention_mask"] is None:
+                if len(text["input_ids"]) > 1:
                     raise ValueError("`attention_mask` is needed for more than one prompt: it tells the padding.")
-                branch["attention_mask"] = torch.ones_like(branch["input_ids"])
-            if not bool(branch["attention_mask"][:, -1].all()):
+                text["attention_mask"] = torch.ones_like(text["input_ids"])
+            if not bool(text["attention_mask"][:, -1].all()):
                 raise ValueError("`input_ids` is padded at the right; prompts of different lengths are padded left.")
-        count = len(branches[0]["input_ids"])
-        tasks = list(tasks) if len(tasks) == count else [tasks[0]] * count
-        pad_id = self.config.generate_image_pad_token_id
-        ids = pad_left((branch["input_ids"] for branch in branches), pad_id)
-        types = pad_left((branch["mm_token_type_ids"] for branch in branches), 0)
-        mask = pad_left((branch["attention_mask"] for branch in branches), 0)
-        images = {
-            name: torch.cat([branch[name] for branch in branches])
-            for name in image_names
-            if branches[0][name] is not None
+        padding = {"input_ids": self.config.generate_image_pad_token_id, "mm_token_type_ids": 0, "attention_mask": 0}
+        joined = tuple(pad_left((text[name] for text in texts), value) for name, value in padding.items())
+        sources: dict[str, Any] = {
+            name: torch.cat([given[f"{of_sources}{name}"] for _, of_sources in prefixes])  # type: ignore[misc]
+            for name in SOURCE_NAMES
+            if given[name] is not None
         }
-        grids = tuple((int(height), int(width)) for height, width in target_grid.tolist() for _ in range(repeats))
+        return joined, sources
+
+    def _prepare_prompts(
+        self, tasks, kwargs, prefixes, repeats, row_ends
+    ) -> tuple[ImagePlan, list[ImageTask], Prompts, torch.Tensor]:
+        """Embeds the distinct prompts of all branches as one left-padded batch; takes the processor's outputs from
+        `kwargs`. Returns the plan, the task of each image, the prompts, and the conditional ids."""
+        given: dict[str, Any] = self._take_inputs(kwargs, tasks)
+        (ids, types, mask), images = self._join_branches(given, prefixes)
+        count, sizes = len(given["input_ids"]), given["target_grid"].tolist()
+        tasks = list(tasks) if len(tasks) == count else [tasks[0]] * count
+        grids = tuple((int(height), int(width)) for height, width in sizes for _ in range(repeats))
         oblong = [grid for grid in grids if grid[0] != grid[1]]
         if oblong and not row_ends:
             raise ValueError(
                 f"`target_grid` asks for an image of {oblong[0][0]} x {oblong[0][1]} cells, but without row ends "
                 "(`row_ends=False`, stages 1 to 3a) an image is a square."
             )
-        plan = ImagePlan(grids, row_ends)
-        edits = [task.has_source for task in tasks] * len(branches)
-        kept, rows, images = distinct_prompts((ids, types, mask), images, edits)
+        edits = [task.has_source for task in tasks]
+        kept, rows, images = distinct_prompts((ids, types, mask), images, edits * len(prefixes))
         device = self.execution_device
         ids, types, mask = (tensor[kept].to(device) for tensor in (ids, types, mask))
         positions, _ = self.model.get_rope_index(
             ids, types, image_grid_thw=images.get("image_grid_thw"), attention_mask=mask
         )
+        encoded, source_codes = self._encode_sources(images)
+        codes = None
+        if given["region_mask"] is not None:
+            # The sources are those of the edits among the kept prompts, in order; the first branch has the real ones.
+            places = [sum(edits[prompt] for prompt in kept[:row]) for row in rows[:count]]
+            own = [source_codes[place] if edit else None for place, edit in zip(places, edits, strict=True)]
+            codes = codes_to_keep(given["region_mask"], own, sizes).repeat_interleave(repeats, dim=0)
+        plan = ImagePlan(grids, row_ends, codes)
         # Without padding there is no mask, which lets attention take its fastest path.
         needs_mask = plan.mixes_widths or not bool(mask.all())
         prompts = Prompts(
-            self.model.embed_inputs(ids, types, **self._encode_sources(images)),
+            self.model.embed_inputs(ids, types, **encoded),
             mask if needs_mask else None,
             positions,
             torch.tensor(rows, device=device).repeat_interleave(repeats),
         )
-        tasks = [task for task in tasks for _ in range(repeats)]
-        return plan, tasks, prompts, branches[0]["input_ids"]
+        return plan, [task for task in tasks for _ in range(repeats)], prompts, given["input_ids"]
 
-    def _encode_sources(self, images: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """What `embed_inputs` takes for sources: features and latents, computed once for equal ones."""
+    def _encode_sources(self, images: dict[str, torch.Tensor]) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """What `embed_inputs` takes for sources: features and latents, computed once for equal ones; and their
+        codes."""
         if "source_grid" not in images:
-            return {}
+            return {}, []
         device, split = self.execution_device, split_sources(images)
         kept, places = first_of_equals(
             [[values[at] for values in split.values()] for at in range(len(images["source_grid"]))]
@@ -492,9 +592,9 @@ class WallarooGenerationMixin(GenerationMixin):
             )
             features.pooler_output = [features.pooler_output[place] for place in places]
             encoded["mm_encoder_outputs"] = {"image": features}
-        _, latents = self.model.encode_images(distinct["source_pixel_values"], distinct["source_grid"])
+        codes, latents = self.model.encode_images(distinct["source_pixel_values"], distinct["source_grid"])
         encoded["source_latents"] = [latents[place] for place in places]
-        return encoded
+        return encoded, [codes[place] for place in places]
 
     def _check_room(self, prompts: Prompts, plan: ImagePlan, cache) -> None:
         """Raises where prompt and image do not fit the model's positions or the user's cache."""
@@ -560,7 +660,7 @@ class WallarooGenerationMixin(GenerationMixin):
             else:
                 for code in range(plan.num_codes):
                     scores = logits_processor(codes[:, :code], logits)
-                    codes[:, code] = sampled = sample_codes(scores, generators)
+                    codes[:, code] = sampled = next_codes(plan, code, scores, generators)
                     if output_logits:
                         all_logits.append(logits)
                     if output_scores:

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Tasks, token types, sizes and row arithmetic of Wallaroo. Pure Python: no torch, no transformers."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,30 @@ def center_crop_box(height: int, width: int, target_height: int, target_width: i
     top = round((height - target_height) / 2)
     left = round((width - target_width) / 2)
     return left, top, left + target_width, top + target_height
+
+
+def fit_size(
+    height: int, width: int, target_height: int, target_width: int, stretch: bool = False
+) -> tuple[int, int, int, int]:
+    """How a picture comes to a size: the size (height, width) that it is resized to, and the place (left, top) of the
+    target in that. It covers the target and hangs over, or is stretched to it."""
+    if stretch:
+        return target_height, target_width, 0, 0
+    size = cover_size(height, width, target_height, target_width)
+    left, top, _, _ = center_crop_box(*size, target_height, target_width)
+    return *size, left, top
+
+
+def cells_over(cells: int, factor: int, start: int, resized: int, length: int) -> list[tuple[int, int]]:
+    """Along one side, the pixels that each cell is made of: from the first to after the last.
+
+    Args:
+        cells: of `factor` pixels each.
+        start: where the first cell begins in the resized picture.
+        resized, length: of the side, after and before resizing.
+    """
+    edges = [(start + cell * factor) * length for cell in range(cells + 1)]
+    return [(low // resized, -(-high // resized)) for low, high in itertools.pairwise(edges)]
 
 
 def image_turn_length(grid_height: int, grid_width: int, row_ends: bool = True) -> int:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.utils import is_torch_available, logging
 
-from .image_grid_wallaroo import BUCKETS_512, center_crop_box, cover_size, nearest_bucket
+from .image_grid_wallaroo import BUCKETS_512, cells_over, fit_size, nearest_bucket
 
 if is_torch_available():
     import torch
@@ -57,6 +57,25 @@ def to_rgb(image: Any, name: str = "images") -> Image.Image:
         raise ValueError(
             f"`{name}` holds a picture that cannot be decoded, it is truncated or corrupt: {error}."
         ) from error
+
+
+def to_mask(mask: Any, name: str = "region_mask") -> np.ndarray:
+    """Bools `(height, width)` of a mask, true where it is white (or transparent).
+
+    Args:
+        mask: what `to_rgb` takes, or an array or tensor of bools; from middle grey on it is white.
+        name: the argument it came in, for the error message.
+    """
+    if is_torch_available() and isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
+        mask = mask.cpu().numpy()
+    if isinstance(mask, np.ndarray) and mask.dtype == bool:
+        mask = mask.astype(np.uint8) * 255
+    levels = np.asarray(to_rgb(mask, name).convert("L"))
+    if levels.max() == 1:
+        raise ValueError(
+            f"`{name}` has no value above 1 of 255, which is all black. Pass bools, or 0 and 255, instead of 0 and 1."
+        )
+    return levels >= 128
 
 
 def _flatten(picture: Image.Image) -> Image.Image:
@@ -192,15 +211,81 @@ class WallarooImageProcessor(Qwen2VLImageProcessorPil):
         )
         return 1, resized[0] // self.patch_size, resized[1] // self.patch_size
 
-    def fit(self, image: Image.Image, height: int, width: int) -> Image.Image:
-        """Resizes (bicubic) to cover `height` x `width` and crops the centre."""
-        new_height, new_width = cover_size(image.height, image.width, height, width)
+    def fit(
+        self,
+        image: Image.Image,
+        height: int,
+        width: int,
+        stretch: bool = False,
+        resample: Image.Resampling = Image.Resampling.BICUBIC,
+    ) -> Image.Image:
+        """Resizes to cover `height` x `width` and crops the centre; with `stretch` resizes to just that."""
+        new_height, new_width, left, top = fit_size(image.height, image.width, height, width, stretch)
         if (new_height, new_width) != (image.height, image.width):
-            image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
-        return image.crop(center_crop_box(new_height, new_width, height, width))
+            image = image.resize((new_width, new_height), resample)
+        return image.crop((left, top, left + width, top + height))
+
+    def mask_cells(
+        self,
+        region_mask: Any,
+        source_size: tuple[int, int],
+        size: tuple[int, int],
+        stretch: bool = False,
+        name: str = "region_mask",
+    ) -> np.ndarray:
+        """The cells of an image that a mask touches: bools `(grid_height, grid_width)`.
+
+        Args:
+            region_mask: see `to_mask`; of the size of the source or of the image.
+            source_size, size: (height, width) in pixels, of the source and of the image it is fitted to.
+            stretch: as for `fit`.
+            name: the argument the mask came in, for error messages.
+        """
+        mask, factor = to_mask(region_mask, name), self.downsample_factor
+        if mask.shape not in (source_size, size):
+            raise ValueError(
+                f"`{name}` must have the size of its source, {source_size[0]} x {source_size[1]}, or of the image to "
+                f"be made, {size[0]} x {size[1]} (height x width in pixels), but is {mask.shape[0]} x {mask.shape[1]}."
+            )
+        stretch = stretch or mask.shape != source_size
+        new_height, new_width, left, top = fit_size(*mask.shape, *size, stretch)
+        rows = np.array(cells_over(size[0] // factor, factor, top, new_height, mask.shape[0]))
+        columns = np.array(cells_over(size[1] // factor, factor, left, new_width, mask.shape[1]))
+        # White pixels above and to the left of each corner.
+        white = np.pad(mask.astype(np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        below, above = white[rows[:, 1]], white[rows[:, 0]]
+        cells = (below - above)[:, columns[:, 1]] > (below - above)[:, columns[:, 0]]
+        if mask.any() and not cells.any():
+            raise ValueError(
+                f"`{name}` is white only where its source is cropped to fit {size[0]} x {size[1]} pixels. Pass "
+                "`original_size=True`, which crops nothing, or another size."
+            )
+        return cells
+
+    def keep_outside(self, picture: Image.Image, source: Any, region_mask: Any) -> Image.Image:
+        """`picture` where the mask is white, and the pixels of its `source` where it is not.
+
+        Args:
+            picture: an edit, of its source's own size (`original_size`), or as it was made.
+            source: the picture that was edited.
+            region_mask: as it was given to the processor.
+        """
+        source, mask = to_rgb(source, "source"), Image.fromarray(to_mask(region_mask))
+        nearest, size = Image.Resampling.NEAREST, (picture.height, picture.width)
+        if mask.size not in (source.size, picture.size) and source.size != picture.size:
+            raise ValueError(
+                f"`region_mask` must have the size of `source`, {source.height} x {source.width}, or of `picture`, "
+                f"{size[0]} x {size[1]} (height x width in pixels), but is {mask.height} x {mask.width}."
+            )
+        mask = self.fit(mask, *size, mask.size != source.size, nearest)
+        return Image.composite(picture, self.fit(source, *size), mask)
 
     def preprocess_cells(
-        self, images: Sequence[Any], sizes: Sequence[tuple[int, int]], name: str = "images"
+        self,
+        images: Sequence[Any],
+        sizes: Sequence[tuple[int, int]],
+        name: str = "images",
+        stretch: Sequence[bool] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Input of the VQ tokenizer.
 
@@ -208,6 +293,7 @@ class WallarooImageProcessor(Qwen2VLImageProcessorPil):
             images: pictures, see `to_rgb`.
             sizes: (height, width) in pixels that each is fitted to.
             name: the argument the pictures came in, for error messages.
+            stretch: whether each is stretched to its size, in place of being cropped; by default none is.
 
         Returns:
             Pixels, float32 in [-1, 1] of shape `(num_images, 3, max_height, max_width)`, padded with zeros at the
@@ -215,21 +301,36 @@ class WallarooImageProcessor(Qwen2VLImageProcessorPil):
         """
         shape = max(height for height, _ in sizes), max(width for _, width in sizes)
         pixels = np.zeros((len(images), 3, *shape), dtype=np.float32)
-        for row, image, (height, width) in zip(pixels, images, sizes, strict=True):
-            fitted = np.asarray(self.fit(to_rgb(image, name), height, width), dtype=np.float32)
+        stretched = [False] * len(images) if stretch is None else stretch
+        for row, image, (height, width), whole in zip(pixels, images, sizes, stretched, strict=True):
+            fitted = np.asarray(self.fit(to_rgb(image, name), height, width, whole), dtype=np.float32)
             row[:, :height, :width] = ((fitted / 255 - 0.5) / 0.5).transpose(2, 0, 1)
         return pixels, np.asarray(sizes, dtype=np.int64) // self.downsample_factor
 
-    def postprocess(self, pixels: Any) -> list[Image.Image]:
+    def postprocess(self, pixels: Any, sizes: Any = None) -> list[Image.Image]:
         """PIL images of decoded pixels: a tensor `(num_images, 3, height, width)` or a list of `(3, height, width)`.
 
         Values in [-1, 1] become 0..255 as in the released programs: 127.5 * x + 128, clamped, truncated.
+
+        Args:
+            pixels: of the images.
+            sizes: (height, width) in pixels that each is resized to, as the processor returns them with
+                `original_size=True`; one an image, or one a prompt with as many images of each. By default as made.
         """
         pictures = []
         for image in [pixels] if isinstance(pixels, torch.Tensor) and pixels.ndim == 3 else pixels:
             values = (127.5 * image.detach().float() + 128).clamp(0, 255).to(torch.uint8)
             pictures.append(Image.fromarray(values.permute(1, 2, 0).cpu().numpy()))
-        return pictures
+        if sizes is None:
+            return pictures
+        wanted = [(int(height), int(width)) for height, width in sizes]
+        if not wanted or len(pictures) % len(wanted):
+            raise ValueError(
+                f"`sizes` must be one an image, or one a prompt with as many images of each, but got {len(wanted)} for "
+                f"{len(pictures)} images."
+            )
+        wanted = [size for size in wanted for _ in range(len(pictures) // len(wanted))]
+        return [self.fit(picture, *size, stretch=True) for picture, size in zip(pictures, wanted, strict=True)]
 
 
 __all__ = ["WallarooImageProcessor"]

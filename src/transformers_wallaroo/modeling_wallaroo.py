@@ -598,7 +598,8 @@ class WallarooForConditionalGeneration(
         Returns:
             [`WallarooOutput`]: with labels `loss` and `losses` (docs/protocol.md section 7), else `logits`.
         """
-        kwargs = {key: value for key, value in kwargs.items() if not key.startswith("unconditional_")}
+        for_images = ("unconditional_", "region_mask", "original_sizes")  # of the processor, for `generate` alone
+        kwargs = {key: value for key, value in kwargs.items() if not key.startswith(for_images)}
         if input_ids is not None and inputs_embeds is None:
             mm_token_type_ids = self.model.token_types(input_ids, mm_token_type_ids, past_key_values)
         if target_pixel_values is not None:

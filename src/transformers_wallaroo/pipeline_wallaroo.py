@@ -13,8 +13,8 @@ class WallarooPipeline(AnyToAnyPipeline):
     """Text with `generation_mode="text"` (the default), pictures with `generation_mode="image"`.
 
     With `"image"` the input is an instruction: with a picture the task is `"edit"`, else `"generate"`. `height`,
-    `width`, `aspect_ratio`, `template`, `negative_prompt` and `layout` go to the processor; what `model.generate` takes
-    (`seed`, `guidance_scale`, ...) goes into `generate_kwargs`.
+    `width`, `aspect_ratio`, `template`, `negative_prompt`, `layout`, `region_mask` and `original_size` go to the
+    processor; what `model.generate` takes (`seed`, `guidance_scale`, ...) goes into `generate_kwargs`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -36,6 +36,15 @@ class WallarooPipeline(AnyToAnyPipeline):
             options = {"task": (EDIT if self._has_picture(inputs) else GENERATE).name, **passed, **options}
             kwargs["processor_kwargs"] = options
         return super().preprocess(inputs, **kwargs)
+
+    def _forward(self, model_inputs, generate_kwargs=None):
+        sizes = model_inputs.get("original_sizes")
+        outputs = super()._forward(model_inputs, generate_kwargs)
+        return outputs if sizes is None else {**outputs, "original_sizes": sizes}
+
+    def postprocess(self, model_outputs, **kwargs: Any):
+        sizes = model_outputs.get("original_sizes")
+        return super().postprocess(model_outputs, **kwargs, **({} if sizes is None else {"sizes": sizes}))
 
     @staticmethod
     def _has_picture(inputs: Any) -> bool:

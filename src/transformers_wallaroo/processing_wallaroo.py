@@ -72,6 +72,8 @@ class ImageRequest:
         template: instruction template.
         layout: name of the layout.
         source: the source picture of an edit, upright RGB.
+        original_size: whether the source is stretched to the size, so that the image can be resized back to it.
+        region: bools `(grid_height, grid_width)`, the cells that are drawn anew; `None` where all are.
     """
 
     task: ImageTask
@@ -80,10 +82,19 @@ class ImageRequest:
     template: str
     layout: str
     source: Image.Image | None = None
+    original_size: bool = False
+    region: np.ndarray | None = None
 
     def grid(self, factor: int) -> tuple[int, int]:
         """Cells, (grid_height, grid_width), of `factor` pixels along each side."""
         return self.height // factor, self.width // factor
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Size (height, width) in pixels that the image is to have in the end."""
+        if self.source is None or not self.original_size:
+            return self.height, self.width
+        return self.source.height, self.source.width
 
 
 class WallarooProcessor(Qwen2_5_VLProcessor):
@@ -160,7 +171,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        image_names = ["task_ids", "target_grid", "source_pixel_values", "source_grid"]
+        image_names = ["task_ids", "target_grid", "source_pixel_values", "source_grid", "region_mask", "original_sizes"]
         return [*super().model_input_names, *image_names]
 
     def __call__(
@@ -176,6 +187,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         template: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         layout: str | Sequence[str] | None = None,
+        region_mask: Any = None,
+        original_size: bool | Sequence[bool] | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
@@ -194,6 +207,11 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 one a prompt. By default the first of the language that the prompt is written in.
             negative_prompt: stands in the unconditional prompt, which is else empty.
             layout: `"training"` or `"evaluation"`, one for all or one a prompt: see docs/protocol.md section 4.
+            region_mask: for edits, what is to be drawn anew: white in a picture, true in an array of bools; of the size
+                of the source or of the image. Cells that it does not touch keep the source's codes. One for all or a
+                list of one a prompt, `None` for those that are drawn anew as a whole.
+            original_size: for edits, whether the image is to have its source's size in the end, and nothing cropped:
+                `post_process_multimodal_output(..., sizes=inputs["original_sizes"])`. One for all or one a prompt.
             return_tensors: `"pt"`, `"np"` or `None`.
             kwargs: for `"understand"`, passed to the tokenizer and the image processor, as in transformers.
 
@@ -203,7 +221,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             `image_grid_thw` where the vision tower sees pictures; for images to be made `target_grid`
             `(batch_size, 2)`, (grid_height, grid_width) in cells, and the unconditional prompt under the same names
             prefixed `unconditional_`; for edits `source_pixel_values` `(batch_size, 3, max_height, max_width)` in
-            [-1, 1] and `source_grid`.
+            [-1, 1] and `source_grid`; where it is asked for, `region_mask` `(batch_size, max_grid_height,
+            max_grid_width)`, bools, the cells that are drawn anew, and `original_sizes` `(batch_size, 2)`, (height,
+            width) in pixels that images are to have in the end.
         """
         names: list[Any] = list(task) if isinstance(task, (list, tuple)) else ["understand" if task is None else task]
         tasks = [get_task(name) for name in names]
@@ -218,6 +238,8 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 "template": template,
                 "negative_prompt": negative_prompt,
                 "layout": layout,
+                "region_mask": region_mask,
+                "original_size": original_size,
             }
             for name, value in image_arguments.items():
                 if value is not None:
@@ -230,7 +252,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = self._texts(text)
         tasks = self._one_a_prompt("task", tasks if len(tasks) > 1 else tasks[0], len(prompts))
-        requests = self.image_requests(tasks, prompts, images, height, width, aspect_ratio, template, layout)
+        requests = self.image_requests(
+            tasks, prompts, images, height, width, aspect_ratio, template, layout, region_mask, original_size
+        )
         negatives = self._one_a_prompt("negative_prompt", negative_prompt, len(prompts), default="")
         negatives = [check_prompt(negative, "negative_prompt") for negative in negatives]
         data = self.encode_requests(requests, prompts)
@@ -238,12 +262,26 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         unconditional.pop("target_grid")
         data["task_ids"] = np.array([each.index for each in tasks], dtype=np.int64)
         data.update({f"unconditional_{name}": value for name, value in unconditional.items()})
+        if any(request.region is not None for request in requests):
+            data["region_mask"] = self._region_mask(requests, data["target_grid"])
+        if any(request.original_size for request in requests):
+            data["original_sizes"] = np.array([request.final_size for request in requests], dtype=np.int64)
         return BatchFeature(data, tensor_type=return_tensors)
 
     # ------------------------------------------------------------------ images to be made
 
     def image_requests(
-        self, tasks, prompts, images=None, height=None, width=None, aspect_ratio=None, template=None, layout=None
+        self,
+        tasks,
+        prompts,
+        images=None,
+        height=None,
+        width=None,
+        aspect_ratio=None,
+        template=None,
+        layout=None,
+        region_mask=None,
+        original_size=None,
     ) -> list[ImageRequest]:
         """Checks the arguments of a call and settles size, template and source of each image; `tasks` is one for all
         or one a prompt."""
@@ -254,6 +292,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         ratios = self._one_a_prompt("aspect_ratio", aspect_ratio, count)
         templates = self._one_a_prompt("template", template, count)
         layouts = self._one_a_prompt("layout", layout, count, default=self.layout)
+        # An array is one mask, not a list of them.
+        masks = region_mask if isinstance(region_mask, (list, tuple)) else [region_mask] * count
+        masks = self._one_a_prompt("region_mask", masks, count)
+        originals = self._one_a_prompt("original_size", original_size, count, default=False)
         requests = []
         for index, prompt in enumerate(prompts):
             check_prompt(prompt)
@@ -261,8 +303,39 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 raise ValueError(f"`layout` must be one of {sorted(self.layouts)}, but got {layouts[index]!r}.")
             size = self._settle_size(sources[index], heights[index], widths[index], ratios[index])
             chosen = self.templates_for(tasks[index], prompt)[0] if templates[index] is None else templates[index]
-            requests.append(ImageRequest(tasks[index], *size, check_template(chosen), layouts[index], sources[index]))
+            request = ImageRequest(tasks[index], *size, check_template(chosen), layouts[index], sources[index])
+            requests.append(self._with_what_stays(request, masks[index], originals[index]))
         return requests
+
+    def _with_what_stays(self, request: ImageRequest, region_mask: Any, original_size: Any) -> ImageRequest:
+        """The request with its region and its original size, which edits alone may have."""
+        if not isinstance(original_size, (bool, np.bool_)):
+            raise ValueError(
+                f"`original_size` must be True or False, for all or one a prompt, but got {original_size!r}."
+            )
+        source = request.source
+        if source is None:
+            for name, given in (("region_mask", region_mask is not None), ("original_size", original_size)):
+                if given:
+                    raise ValueError(
+                        f"`{name}` is for the task 'edit', but there is a prompt of the task {request.task.name!r}, "
+                        "which has no source picture. In a mixed batch pass a list, with None for such prompts."
+                    )
+            return request
+        request.original_size = bool(original_size)
+        if region_mask is not None:
+            sizes = (source.height, source.width), (request.height, request.width)
+            request.region = self.image_processor.mask_cells(region_mask, *sizes, request.original_size)
+        return request
+
+    @staticmethod
+    def _region_mask(requests: Sequence[ImageRequest], grids: np.ndarray) -> np.ndarray:
+        """The regions of some requests as one array, true beyond an image and where it has no region."""
+        cells = np.ones((len(requests), *grids.max(axis=0)), dtype=bool)
+        for row, request, (height, width) in zip(cells, requests, grids, strict=True):
+            if request.region is not None:
+                row[:height, :width] = request.region
+        return cells
 
     def templates_for(self, task: ImageTask, prompt: str) -> list[str]:
         """The templates of the prompt's language, or of another where there are none."""
@@ -296,7 +369,9 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             sources, sizes = [edit.source for edit in edits], [(edit.height, edit.width) for edit in edits]
             seen = self.image_processor(sources, return_tensors="np")
             data.update(pixel_values=seen["pixel_values"], image_grid_thw=seen["image_grid_thw"])
-            data["source_pixel_values"], data["source_grid"] = self.image_processor.preprocess_cells(sources, sizes)
+            data["source_pixel_values"], data["source_grid"] = self.image_processor.preprocess_cells(
+                sources, sizes, stretch=[edit.original_size for edit in edits]
+            )
         return data
 
     def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
@@ -401,9 +476,10 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                     "task='edit'."
                 )
             if task.has_source and len(pictures) != 1:
+                why = " The checkpoint was trained with one source picture an edit." if pictures else ""
                 raise ValueError(
                     f"`images` must hold one source picture a prompt for the task {task.name!r}, but prompt "
-                    f"{index} has {len(pictures)}."
+                    f"{index} has {len(pictures)}.{why}"
                 )
         return [to_rgb(pictures[0]) if pictures else None for pictures in given]
 
@@ -553,11 +629,15 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
     # ------------------------------------------------------------------ outputs
 
     def post_process_multimodal_output(
-        self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
+        self, generated_outputs, skip_special_tokens=True, generation_mode=None, sizes=None, **kwargs
     ) -> list[str] | list[Image.Image]:
-        """PIL images of decoded pixels with `generation_mode="image"`, else text of ids."""
+        """PIL images of decoded pixels with `generation_mode="image"`, else text of ids.
+
+        `sizes` are those that images are resized to: the processor's `original_sizes`, see
+        `WallarooImageProcessor.postprocess`.
+        """
         if generation_mode == "image":
-            return self.image_processor.postprocess(generated_outputs)
+            return self.image_processor.postprocess(generated_outputs, sizes)
         return super().post_process_multimodal_output(
             generated_outputs, skip_special_tokens=skip_special_tokens, generation_mode=generation_mode, **kwargs
         )

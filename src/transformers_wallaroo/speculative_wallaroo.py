@@ -6,7 +6,7 @@ from some `q`; the forward gives the distribution `p` of its place, if the guess
 drawn anew, but coupled to what it was (arXiv 2510.24211): it stays with the probability `min(1, p(x) / q(x))` and else
 comes from `max(0, p - q)`. That is a draw from `p`, and the likeliest to stay. The guesses that stayed before the first
 that changed had been right, so that their successors' `p` was that of plain decoding: they are known now, and so is the
-first that changed. The others are the next guesses.
+first that changed. The others are the next guesses. A code that is given is its own guess and stays.
 
 That the images are those of plain decoding: given the guesses of all earlier places in all rounds, each `p` of a place
 is settled, and so is the round in which it counts. In each round its guess is a draw from the round's `p`, by the
@@ -19,7 +19,7 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.generation import logits_process
 
-from .decoding_wallaroo import ImagePlan, StaticDecoder, draw, sample_codes
+from .decoding_wallaroo import TO_DRAW, ImagePlan, StaticDecoder, draw, sample_codes
 
 # Logits processors that look at the scores of one place alone.
 WARPERS = (
@@ -76,6 +76,11 @@ def neighbours(codes: torch.Tensor, places: torch.Tensor, widths: torch.Tensor, 
     return codes.gather(1, torch.where((above >= 0) & (above <= last), above, last))
 
 
+def unless_given(codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """`codes`, and where a code is `given` that one."""
+    return torch.where(given == TO_DRAW, codes, given)
+
+
 class Guesses:
     """What is known and what is guessed of the images of a request.
 
@@ -86,6 +91,8 @@ class Guesses:
         guesses (`torch.LongTensor` of shape `(len(images), window)`): of the codes after these.
         guessed (`torch.FloatTensor` of shape `(len(images), window, num_embeddings)`, *optional*): what each guess was
             drawn from; `None` where the best code is taken.
+        given (`torch.LongTensor` of shape `(num_images, places)`): see `ImagePlan`; the last column, `TO_DRAW`, stands
+            for all places from there on.
     """
 
     def __init__(
@@ -101,18 +108,27 @@ class Guesses:
         self.totals = torch.tensor([height * width for height, width in plan.grids], device=device)
         self.widths = torch.tensor([width for _, width in plan.grids], device=device)
         self.codes = torch.zeros(len(plan.grids), plan.num_codes + window + 1, dtype=torch.long, device=device)
-        first = self._warped(logits[:, None])
-        self.codes[:, :1] = sample_codes(first, generators)
+        given = torch.zeros(len(plan.grids), 0, dtype=torch.long) if plan.given is None else plan.given
+        self.given = torch.nn.functional.pad(given, (0, 1), value=TO_DRAW).to(device)
         self.images = torch.arange(len(plan.grids), device=device)
-        self.known = torch.ones_like(self.totals)
+        self.known = torch.zeros_like(self.totals)
         self.steps = torch.arange(window + 1, device=device)
-        self.guesses = neighbours(self.codes, self.known[:, None] + self.steps[:window], self.widths, self.known)
+        first = sample_codes(self._warped(logits[:, None]), generators)
+        self.codes[:, :1] = unless_given(first, self._given(1))
+        self.known = self.known + 1
+        places = self.known[:, None] + self.steps[:window]
+        self.guesses = unless_given(neighbours(self.codes, places, self.widths, self.known), self._given(window))
         self.guessed = None if generators is None else _certain(self.guesses, logits.shape[-1])
 
     def _warped(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores `(num_images, places, num_embeddings)` after the logits processors, which look at no codes."""
         flat = scores.flatten(0, 1)
         return self.warp(self.codes.new_zeros(len(flat), 0), flat).view_as(scores)
+
+    def _given(self, count: int) -> torch.Tensor:
+        """What is given of so many places after the known ones, `(len(images), count)`."""
+        places = self.known[:, None] + self.steps[:count]
+        return self.given[self.images].gather(1, places.clamp(max=self.given.shape[1] - 1))
 
     def drop_whole(self) -> bool:
         """Leaves out the images that are whole; whether there are others."""
@@ -136,6 +152,8 @@ class Guesses:
             generators = [self.generators[image] for image in self.images.tolist()]
             assert self.guessed is not None
             drawn, stays = couple(self.guesses, self.guessed, wanted, generators)
+        given = self._given(self.window + 1)
+        drawn, stays = unless_given(drawn, given), stays | (given[:, : self.window] != TO_DRAW)
         # What stayed before the first change is right, and so is the first change, or the draw after all of them.
         right = stays.long().cumprod(dim=1).sum(dim=1) + 1
         places, mine = self.known[:, None] + self.steps, self.codes[self.images]
@@ -147,9 +165,11 @@ class Guesses:
         old, index = shifted <= self.window, shifted.clamp(max=self.window)
         places = self.known[:, None] + self.steps[: self.window]
         first = neighbours(mine, places, self.widths[self.images], self.known)
-        self.guesses = torch.where(old, drawn.gather(1, index), first)
+        given = self._given(self.window)
+        self.guesses = unless_given(torch.where(old, drawn.gather(1, index), first), given)
         if wanted is not None:
             kept = wanted.gather(1, index[..., None].expand(-1, -1, wanted.shape[-1]))
+            old = old & (given == TO_DRAW)
             self.guessed = torch.where(old[..., None], kept, _certain(self.guesses, wanted.shape[-1]))
 
 

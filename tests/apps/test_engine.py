@@ -3,6 +3,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,67 @@ def test_sampling_is_used_and_noted(engine):
     sequences = engine.model.generate(**inputs, guidance_scale=4.0, do_sample=False, show_progress=False)
     [expected] = engine.processor.image_processor.postprocess(engine.model.decode_image_tokens(sequences))
     assert picture_hash(made.picture) == picture_hash(expected)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """An edit of a picture that is larger than what the checkpoint makes, and of another shape."""
+    sample = make_sample("edit", 1, 5)
+    return sample["prompt"], sample["source_image"].resize((100, 80), Image.Resampling.NEAREST)
+
+
+def test_edits_keep_what_they_should(engine, scene):
+    """A job of each kind, in one batch: the size, the pixels outside of the region, and what the file says."""
+    prompt, source = scene
+    region = np.zeros((80, 100), dtype=bool)
+    region[:35, :60] = True
+    whole = ImageJob(prompt, source=source, seed=1, original_size=True)
+    inside = ImageJob(prompt, source=source, seed=1, original_size=True, region_mask=region, keep_source=True)
+    cells = ImageJob(prompt, source=source, seed=1, region_mask=Image.fromarray(region))
+    made = engine.make([whole, inside, cells])
+    assert [each.picture.size for each in made] == [(100, 80), (100, 80), (64, 48)]
+    kept, edited = np.asarray(made[1].picture), np.asarray(made[0].picture)
+    assert np.array_equal(kept[~region], np.asarray(source)[~region])
+    assert not np.array_equal(edited[~region], np.asarray(source)[~region])
+    assert [(each.info["height"], each.info["width"]) for each in made] == [(48, 64)] * 3
+    assert [each.info["original_size"] for each in made] == [True, True, False]
+    assert [each.info["keep_source"] for each in made] == [False, True, False]
+    assert made[1].info["region_mask"] == made[2].info["region_mask"] and "region_mask" not in made[0].info
+    for job, each in zip((whole, inside, cells), made, strict=True):
+        assert picture_hash(engine.make([job])[0].picture) == picture_hash(each.picture)
+
+
+def test_image_guidance_is_used_and_noted(engine, scene):
+    prompt, source = scene
+    job = ImageJob(prompt, source=source, sampling={"image_guidance_scale": 3.0, "do_sample": False})
+    [made] = engine.make([job])
+    assert made.info["sampling"]["image_guidance_scale"] == 3.0
+    inputs = engine.prepare([job])
+    sequences = engine.model.generate(**inputs, image_guidance_scale=3.0, do_sample=False, show_progress=False)
+    [expected] = engine.processor.image_processor.postprocess(engine.model.decode_image_tokens(sequences))
+    assert picture_hash(made.picture) == picture_hash(expected)
+    [plain] = engine.make([ImageJob("a red circle", height=32, width=64, sampling={"image_guidance_scale": None})])
+    assert "image_guidance_scale" not in plain.info["sampling"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"region_mask": np.ones((64, 64), dtype=bool)},
+        {"original_size": True},
+        {"keep_source": True},
+        {"sampling": {"image_guidance_scale": 1.5}},
+    ],
+)
+def test_what_is_for_edits_alone(options):
+    name = next(iter(options.get("sampling", options)))
+    with pytest.raises(ValueError, match=f"`{name}` is for edits, but the job has no `source`"):
+        ImageJob("a red circle", **options)
+
+
+def test_keeping_pixels_needs_a_region(scene):
+    with pytest.raises(ValueError, match="`keep_source` needs a `region_mask`"):
+        ImageJob(scene[0], source=scene[1], keep_source=True)
 
 
 def test_progress_and_rows(engine):

@@ -15,12 +15,21 @@ from transformers.utils import logging
 
 from ..embedded import fingerprint, load_checkpoint, tiny_path, versions
 from ..image_grid_wallaroo import EDIT, GENERATE, ImageTask
+from ..image_processing_wallaroo import to_mask
 from .pictures import picture_hash
 from .streaming import ImageStreamer, Stopped, StopWhen
 
 MAX_NEW_TOKENS = 512
 # What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
-SAMPLING = ("guidance_scale", "do_sample", "temperature", "top_k", "top_p", "speculative_window")
+SAMPLING = (
+    "guidance_scale",
+    "image_guidance_scale",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+    "speculative_window",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class ImageJob:
         seed: the same seed, prompt and settings give the same picture.
         negative_prompt: what guidance leads away from.
         sampling: arguments of `generate` out of `SAMPLING`; what is not there is as the checkpoint has it.
+        region_mask: of an edit, what is drawn anew: white in a picture, true in an array of bools, of the size of the
+            source or of the image; cells that it does not touch keep the source's codes.
+        mask_path: where the mask lies, for the note.
+        original_size: whether an edit comes back in its source's size, with nothing cropped.
+        keep_source: whether an edit has the source's own pixels outside of `region_mask`.
     """
 
     prompt: str
@@ -47,11 +61,26 @@ class ImageJob:
     seed: int = 0
     negative_prompt: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    region_mask: Any = None
+    mask_path: str | None = None
+    original_size: bool = False
+    keep_source: bool = False
 
     def __post_init__(self):
         unknown = sorted(set(self.sampling) - set(SAMPLING))
         if unknown:
             raise ValueError(f"`sampling` may have {', '.join(SAMPLING)}, but got {', '.join(unknown)}.")
+        of_edits = {
+            "image_guidance_scale": self.sampling.get("image_guidance_scale") is not None,
+            "region_mask": self.region_mask is not None,
+            "original_size": self.original_size,
+            "keep_source": self.keep_source,
+        }
+        for name, given in of_edits.items():
+            if given and self.source is None:
+                raise ValueError(f"`{name}` is for edits, but the job has no `source`.")
+        if self.keep_source and self.region_mask is None:
+            raise ValueError("`keep_source` needs a `region_mask`: outside of it the source's pixels are kept.")
 
     @property
     def task(self) -> ImageTask:
@@ -222,13 +251,21 @@ class Engine:
                 show_progress=False,
                 **sampling,
             )
-            pictures = self.processor.image_processor.postprocess(self.model.decode_image_tokens(sequences))
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        notes = _batch_notes(jobs, sizes)
-        return [
-            MadeImage(picture, {**self.describe(job, size), "batch": note})
-            for job, picture, size, note in zip(jobs, pictures, sizes, notes, strict=True)
-        ]
+            pixels = self.model.decode_image_tokens(sequences)
+        image_processor = self.processor.image_processor
+        sizes = [(height * self.cell, width * self.cell) for height, width in grids]
+        made = []
+        for job, picture, size, note in zip(
+            jobs,
+            image_processor.postprocess(pixels, inputs.get("original_sizes")),
+            sizes,
+            _batch_notes(jobs, sizes),
+            strict=True,
+        ):
+            if job.keep_source:
+                picture = image_processor.keep_outside(picture, job.source, job.region_mask)
+            made.append(MadeImage(picture, {**self.describe(job, size), "batch": note}))
+        return made
 
     def size_of(self, job: ImageJob) -> tuple[int, int]:
         """Height and width in pixels that a job's picture will have; raises for a size that cannot be made."""
@@ -249,13 +286,17 @@ class Engine:
             width=[job.width for job in jobs],
             aspect_ratio=[job.aspect_ratio for job in jobs],
             negative_prompt=[job.negative_prompt for job in jobs],
+            region_mask=[job.region_mask for job in jobs],
+            original_size=[job.original_size for job in jobs],
             return_tensors="pt",
         )
 
     def describe(self, job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:
-        """What the file of a picture of `size` (height, width) will say, but for the batch that it was made in."""
+        """What the file of a picture that is made in `size` (height, width) will say, but for its batch."""
         settings = {**self.model.image_defaults, **job.sampling}
         settings.pop("num_return_sequences")
+        if settings["image_guidance_scale"] is None or job.source is None:
+            settings.pop("image_guidance_scale")  # a drawing has none, whatever the checkpoint's default
         device = self.model.device
         on_gpu = device.type == "cuda"
         return {
@@ -284,6 +325,10 @@ def _request_of(job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:
     if job.source is not None:
         path = {} if job.source_path is None else {"path": job.source_path}
         request["source"] = {**path, "sha256": picture_hash(job.source)}
+        request.update(original_size=job.original_size, keep_source=job.keep_source)
+    if job.region_mask is not None:
+        path = {} if job.mask_path is None else {"path": job.mask_path}
+        request["region_mask"] = {**path, "sha256": picture_hash(Image.fromarray(to_mask(job.region_mask)))}
     return request
 
 

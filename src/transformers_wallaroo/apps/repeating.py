@@ -3,7 +3,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..image_processing_wallaroo import to_mask
 from .engine import SAMPLING, Engine, ImageJob, MadeImage
 from .making import make_in_batches
 from .pictures import open_picture, picture_hash, read_picture_info
 
 MOST_NEIGHBOURS = 1024
+# What a file says of an edit by true or false, and the option of `wallaroo edit`.
+FLAGS = {"original_size": "--original-size", "keep_source": "--keep-source"}
 # What a file must say, and of which type.
 NEEDED: dict[str, type] = {
     "task": str,
@@ -122,13 +125,15 @@ def _job(
     names = [name for name in NEEDED if name not in ("sampling", "batch")]
     if not isinstance(request, dict) or any(not isinstance(request.get(name), NEEDED[name]) for name in names):
         raise ValueError(f"{path} says too little of the pictures that it was made with. It cannot be repeated.")
-    source, source_path = None, None
+    source, source_path, mask, mask_path = None, None, None, None
     if request.get("source") is not None:
         noted = request["source"] if isinstance(request["source"], dict) else {}
         if known is not None and known.source is not None and picture_hash(known.source) == noted.get("sha256"):
             source, source_path = known.source, known.source_path
         else:
             source, source_path = _find_source(path, noted, image)
+    if isinstance(request.get("region_mask"), dict):
+        mask, mask_path = _find_mask(path, request["region_mask"])
     return ImageJob(
         request["prompt"],
         source,
@@ -138,31 +143,49 @@ def _job(
         seed=request["seed"],
         negative_prompt=request["negative_prompt"],
         sampling={name: value for name, value in sampling.items() if name in SAMPLING},
+        region_mask=mask,
+        mask_path=mask_path,
+        original_size=request.get("original_size") is True,
+        keep_source=request.get("keep_source") is True,
     )
 
 
 def _find_source(path: Path, noted: Mapping[str, Any], image: Path | None) -> tuple[Image.Image, str]:
-    """The source of an edit and its path: `image`, or where the file says, seen from here or from beside the file."""
-    where, expected = noted.get("path"), noted.get("sha256")
+    """The source of an edit and its path: `image`, or where the file says."""
     if image is not None:
         source = open_picture(image, "--image")
-        if picture_hash(source) != expected:
+        if picture_hash(source) != noted.get("sha256"):
             raise ValueError(f"`--image` must be the picture that {path} was edited from, but {image} is another one.")
         return source, os.fspath(image)
-    tried = []
-    if isinstance(where, str):
-        tried = [Path(where), path.parent / where, path.parent / Path(where).name]
+    found, where = _find(path, noted, picture_hash)
+    if found is None:
+        raise ValueError(f"{path} was edited from {where}. Say where the source is by `--image`.")
+    return found, where
+
+
+def _find_mask(path: Path, noted: Mapping[str, Any]) -> tuple[Image.Image, str]:
+    """The region mask of an edit and its path."""
+    mask, where = _find(path, noted, lambda picture: picture_hash(Image.fromarray(to_mask(picture))))
+    if mask is None:
+        raise ValueError(f"{path} was edited within the region mask {where}. Put the mask back there.")
+    return mask, where
+
+
+def _find(
+    path: Path, noted: Mapping[str, Any], hash_of: Callable[[Image.Image], str]
+) -> tuple[Image.Image | None, str]:
+    """A picture that a file names, seen from here or from beside the file, and its path; or `None` and why not."""
+    where = noted.get("path")
+    tried = [Path(where), path.parent / where, path.parent / Path(where).name] if isinstance(where, str) else []
     changed = False
     for candidate in tried:
         if candidate.is_file():
-            source = open_picture(candidate, "source")
-            if picture_hash(source) == expected:
-                return source, os.fspath(candidate)
+            picture = open_picture(candidate, "source")
+            if hash_of(picture) == noted.get("sha256"):
+                return picture, os.fspath(candidate)
             changed = True
     what = "is another picture now" if changed else "is not there" if tried else "is not named in it"
-    raise ValueError(
-        f"{path} was edited from {where or 'a picture'}, which {what}. Say where the source is by `--image`."
-    )
+    return None, f"{where or 'a picture'}, which {what}"
 
 
 def differences(info: Mapping[str, Any], engine: Engine) -> str | None:
@@ -198,7 +221,14 @@ def command_line(info: Mapping[str, Any]) -> str:
     parts += ["--size", f"{info.get('width')}x{info.get('height')}", "--seed", str(info.get("seed"))]
     if info.get("negative_prompt"):
         parts += ["--negative", str(info["negative_prompt"])]
-    options = {"guidance_scale": "--guidance", "speculative_window": "--speculative"}
+    if isinstance(info.get("region_mask"), dict):
+        parts += ["--mask", str(info["region_mask"].get("path", "MASK"))]
+    parts += [option for name, option in FLAGS.items() if info.get(name) is True]
+    options = {
+        "guidance_scale": "--guidance",
+        "image_guidance_scale": "--image-guidance",
+        "speculative_window": "--speculative",
+    }
     if sampling.get("do_sample", True):
         options |= {"temperature": "--temperature", "top_k": "--top-k", "top_p": "--top-p"}
     else:

@@ -3,6 +3,7 @@
 
 import os
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +45,15 @@ Seed = Annotated[
 Guidance = Annotated[
     float | None, typer.Option(min=0, metavar="X", help="How closely to follow the prompt; 1 is none and the fastest.")
 ]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="X", help="How closely to keep to the picture, beside --guidance."),
+]
+Mask = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="White where to draw anew; the rest keeps the picture's codes.")
+]
+KeepSource = Annotated[bool, typer.Option("--keep-source", help="Outside of --mask, the picture's very pixels.")]
+OriginalSize = Annotated[bool, typer.Option("--original-size", help="The result in the picture's own size, uncropped.")]
 Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What guidance leads away from.")]
 Temperature = Annotated[
     float | None, typer.Option(min=0, metavar="X", help="Of sampling; 0 takes the likeliest code each time.")
@@ -86,6 +96,10 @@ class Request:
     count: int
     seed: int | None
     guidance: float | None
+    image_guidance: float | None
+    mask: Path | None
+    keep_source: bool
+    original_size: bool
     negative: str | None
     temperature: float | None
     top_k: int | None
@@ -108,6 +122,7 @@ class Request:
         greedy = self.temperature == 0
         given = {
             "guidance_scale": self.guidance,
+            "image_guidance_scale": self.image_guidance,
             "do_sample": False if greedy else None,
             "temperature": None if greedy else self.temperature,
             "top_k": self.top_k,
@@ -126,6 +141,10 @@ class Request:
             "-n": None if self.count == 1 else self.count,
             "--seed": self.seed,
             "--guidance": self.guidance,
+            "--image-guidance": self.image_guidance,
+            "--mask": self.mask,
+            "--keep-source": self.keep_source or None,
+            "--original-size": self.original_size or None,
             "--negative": self.negative,
             "--temperature": self.temperature,
             "--top-k": self.top_k,
@@ -181,7 +200,17 @@ def generate(
     All but the prompt may be left out; "image" makes it an edit; options given here are for lines that do not say
     otherwise. The file is checked whole before the first picture. The same command goes on where it was stopped.
     """
-    run(Request("generate", image=None, **locals()))
+    run(
+        Request(
+            "generate",
+            image=None,
+            image_guidance=None,
+            mask=None,
+            keep_source=False,
+            original_size=False,
+            **locals(),
+        )
+    )
 
 
 @app.command()
@@ -193,6 +222,10 @@ def edit(
     count: Count = 1,
     seed: Seed = None,
     guidance: Guidance = None,
+    image_guidance: ImageGuidance = None,
+    mask: Mask = None,
+    keep_source: KeepSource = False,
+    original_size: OriginalSize = False,
     negative: Negative = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -214,6 +247,7 @@ def edit(
     \b
     wallaroo edit "make the circle blue" --image circle.png
     wallaroo edit "remove the star" -i stars.png -n 2 --seed 1 --output without.png
+    wallaroo edit "make it a square" -i stars.png --mask star.png --keep-source     within a region
     wallaroo edit --batch edits.jsonl --output edited             a picture a line
     wallaroo edit --from without-1.png --output again.png         the same picture once more
 
@@ -245,6 +279,8 @@ def run(request: Request) -> None:
     if request.batch is not None:
         if request.prompt is not None or request.count != 1:
             raise ValueError("`--batch` has the prompts in its file: it does not go with PROMPT or -n.")
+        if request.mask is not None or request.keep_source or request.original_size:
+            raise ValueError("`--batch` does not go with --mask, --keep-source or --original-size.")
         make_lines(request)
         return
     if request.prompt is None or not request.prompt.strip():
@@ -264,6 +300,7 @@ def make_some(request: Request, prompt: str) -> None:
 
     outputs = Outputs(request.output, request.count, force=request.force)
     picture = None if request.image is None else open_picture(request.image, "--image")
+    mask = None if request.mask is None else open_picture(request.mask, "--mask")
     aspect = None if request.aspect is None else parse_aspect(request.aspect, "--aspect")
     seed = random.randrange(LARGEST_SEED) if request.seed is None else request.seed
     engine = request.engine()
@@ -279,13 +316,18 @@ def make_some(request: Request, prompt: str) -> None:
             seed + index,
             request.negative or "",
             request.sampling,
+            mask,
+            None if request.mask is None else str(request.mask),
+            request.original_size,
+            request.keep_source,
         )
         for index in range(request.count)
     ]
     try:
         engine.prepare(jobs[:1])
     except ValueError as error:
-        raise ValueError(str(error).replace("`text`", "PROMPT").replace("`negative_prompt`", "`--negative`")) from error
+        names = {"`text`": "PROMPT", "`negative_prompt`": "`--negative`", "`region_mask`": "`--mask`"}
+        raise ValueError(re.sub("|".join(names), lambda found: names[found[0]], str(error))) from error
     with Report(request.json, len(jobs)) as report:
         for index, made in make_in_batches(engine, jobs, batch_size=request.batch_size, preview=request.preview):
             report.add(outputs.save(index, made), made.info)

@@ -208,6 +208,8 @@ class WallarooDataCollator:
         misplaced = [name for name in ("source_image", "source_mask", "source_latents") if sample.get(name) is not None]
         if misplaced and not task.has_source:
             raise ValueError(f"the task {task.name!r} takes no {', '.join(map(repr, misplaced))}; is it an edit?")
+        if isinstance(sample.get("source_image"), (list, tuple)):
+            raise ValueError("`source_image` must be one picture: an edit is trained with one source picture.")
 
     def _size(self, task: ImageTask, sample: Mapping[str, Any], codes, target) -> tuple[int | None, int | None]:
         """Size in pixels of the image to be learned, where the sample says it or nothing else settles it."""
