@@ -91,7 +91,7 @@ class AnswerStore:
 
 def picture_path(folder: str | Path, name: str) -> Path:
     """Where the picture of a request goes: `FOLDER/imgedit/17.png` for `imgedit/17`."""
-    return Path(folder, *(re.sub(r"[^\w.#-]", "_", part) for part in name.split("/"))).with_suffix(".png")
+    return Path(folder, *(re.sub(r"[^\w.#-]", "_", part) for part in f"{name}.png".split("/")))
 
 
 def is_drawn(path: Path, key: str) -> bool:

@@ -85,6 +85,8 @@ def text_settings(
         values.setdefault("max_new_tokens", values.pop("max_gen_toks"))
     until = values.pop("until", ())
     stop = (until,) if isinstance(until, str) else tuple(until)
+    # On a command line `temperature=1` is an int, which transformers refuses.
+    values.update({name: float(values[name]) for name in ("temperature", "top_p") if name in values})
     temperature = values.get("temperature")
     if temperature == 0:
         values["do_sample"] = False
