@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny test test-oldest lint format clean
+.PHONY: help demo tiny test test-oldest test-lmms lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -23,6 +23,10 @@ test: $(VENV)/.installed $(VENV)/.quantize  ## the whole test suite on the pinne
 
 test-oldest: .venv-oldest/.installed .venv-oldest/.quantize  ## the same on the oldest transformers that is supported
 	PYTHONPATH=.venv-oldest/quantize .venv-oldest/bin/python -m pytest -n $(WORKERS)
+
+test-lmms: .venv-lmms/.installed  ## the plug-in within the real lmms-eval, in .venv-lmms
+	.venv-lmms/bin/python -m pytest tests/evaluation/test_lmms.py tests/evaluation/test_lmms_plugin.py \
+	    tests/evaluation/test_answering.py
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
@@ -46,6 +50,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
+# lmms-eval's own list of dependencies is some hundred packages, for models that this does not run.
+.venv-lmms/.installed: pyproject.toml constraints.txt constraints-lmms.txt
+	$(PYTHON) -m venv .venv-lmms
+	.venv-lmms/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-lmms/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv-lmms/bin/python -m pip install --quiet --no-deps --requirement constraints-lmms.txt
+	touch $@
+
 # torchao is for the tests of quantised weights alone, and in a folder of its own: where transformers finds it, every
 # command prints warnings of its libraries for GPUs.
 $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
@@ -53,4 +65,4 @@ $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-oldest demo-output converted-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-lmms demo-output converted-output .pytest_cache .mypy_cache .ruff_cache
