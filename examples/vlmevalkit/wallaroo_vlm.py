@@ -5,7 +5,7 @@
         --wallaroo wallaroo-7b --data POPE MME MMBench_DEV_EN --work-dir outputs
 
 The first argument is the kit's own `run.py`, `--wallaroo` a checkpoint (the embedded `wallaroo-tiny` without it), the
-rest goes to the kit; the model is called `wallaroo` there. `torchrun --nproc-per-node 8 examples/vlmevalkit/...` shards.
+rest goes to the kit; the model is called `wallaroo` there. Under `torchrun` the kit shards by itself.
 From a program of yours: `register("wallaroo-7b")`, and then whatever the kit offers.
 """
 

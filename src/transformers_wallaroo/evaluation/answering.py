@@ -300,8 +300,6 @@ def videos(processor: Any, clips: Sequence[Any], frames: int, name: str) -> dict
             "do_sample_frames": False,
             "size": dict(sees.size),
             "patch_size": sees.patch_size,
-            # A bound on all frames together would hang on how many there are.
-            "cap_pixels_per_frame": False,
         },
     }
 

@@ -160,7 +160,7 @@ class WallarooChat(lmms):
                     results[index] = GenerationResult(answer.text, counts)
         return results
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
         raise NotImplementedError(
             "Tasks that compare likelihoods need lmms-eval's simple interface: add --force_simple to the command."
         )
@@ -241,8 +241,12 @@ class WallarooSimple(WallarooChat):
         context, options, doc_to_visual, doc_id, task, split = request.args
         return partial(_messages, context, doc_to_visual), options, self.task_dict[task][split][doc_id]
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each request's continuation as an answer, and whether it is the greedy answer."""
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
+        """Negative log-likelihood of each request's continuation as an answer, and whether it is the greedy answer.
+
+        lmms-eval takes the choice whose number is the least, whatever its base class says of them. And it makes a
+        string of a bare pair (0.7.3), but takes out what a `GenerationResult` holds.
+        """
         questions, continuations = [], []
         for request in requests:
             context, target, *where = request.args
@@ -253,12 +257,12 @@ class WallarooSimple(WallarooChat):
                 doc = self.task_dict[task][split][doc_id]
             questions.append(Question(name, self._with_system_prompt(_messages(context, visual, doc))))
             continuations.append(target(doc) if callable(target) else target)
-        results: list[tuple[float, bool]] = []
+        results: list[Any] = []
         with make_progress(total=len(requests), desc="Wallaroo", disable=self.rank != 0) as bar:
             for start in range(0, len(requests), self.batch_size):
                 chosen = slice(start, start + self.batch_size)
                 scored = score_batch(self.model, self.processor, questions[chosen], continuations[chosen])
-                results += scored
+                results += [GenerationResult((-score, greedy)) for score, greedy in scored]
                 bar.update(len(scored))
         return results
 
