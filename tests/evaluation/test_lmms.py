@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -307,7 +308,9 @@ def logged(output, task):
     return [sample["filtered_resps"] for sample in samples]
 
 
-LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
+CONFIG = Path(__file__).parents[2] / "examples" / "accelerate" / "ddp_cpu.yaml"
+LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--num_processes", "2")
+LAUNCH += ("--main_process_port", "0")
 
 
 def test_the_command_with_one_process_and_with_two(tasks, tmp_path, expected, capsys):
