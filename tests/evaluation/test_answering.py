@@ -231,8 +231,8 @@ def test_videos_are_frames_taken_evenly(model, processor, tmp_path):
     parts = [{"type": "video", "url": str(tmp_path / "clip.mp4")}, {"type": "text", "text": "What happens?"}]
     question = Question("video/0", [{"role": "user", "content": parts}], TextSettings(max_new_tokens=3))
     few, many = (answer_all(model, processor, [question], video_frames=frames)[0] for frames in (4, 8))
-    # Two frames make a patch in time, so twice the frames are twice the tokens of the video, of 84 x 112 pixels.
-    assert many.input_tokens - few.input_tokens == 2 * (3 * 4)
+    # Two frames make a patch in time, of 112 x 140 pixels: the fewest that a picture has, too.
+    assert many.input_tokens - few.input_tokens == 2 * (4 * 5)
     wrong = Question("video/1", [{"role": "user", "content": [{"type": "video", "url": {"video_start": 3}}]}])
     with pytest.raises(ValueError, match="video/1 has a video that is a dict, but a path was expected"):
         answer_all(model, processor, [wrong])
