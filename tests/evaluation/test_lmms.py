@@ -313,12 +313,12 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--n
 LAUNCH += ("--main_process_port", "0")
 
 
-def test_the_command_with_one_process_and_with_two(tasks, tmp_path, expected, capsys):
+def test_the_command_with_one_process_and_with_two(tasks, tmp_path, expected):
     """End to end: questions and edits in one run, scores read from its file; two processes give the same."""
     made = {}
     for name, launch in (("one", ()), ("two", LAUNCH)):
         output, images = tmp_path / name, tmp_path / f"{name}-images"
-        result = run_command(
+        run_command(
             "--tasks",
             "shapes_answers,shapes_edit",
             "--batch_size",
@@ -330,9 +330,8 @@ def test_the_command_with_one_process_and_with_two(tasks, tmp_path, expected, ca
             "--log_samples",
             launch=launch,
             tasks=tasks,
+            ACCELERATE_USE_CPU="true",
         )
-        with capsys.disabled():
-            sys.stdout.write(result.stdout[result.stdout.rfind("|  Tasks") :])
         found = scores(output)
         made[name] = (
             found["shapes_answers"]["exact_match,none"],
@@ -390,6 +389,12 @@ def test_a_run_that_is_killed_goes_on(tasks, tmp_path):
 def test_wrong_arguments(wrong, said):
     with pytest.raises(ValueError, match=said):
         WallarooChat(**wrong)
+
+
+def test_processes_that_do_not_see_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were started, but accelerate sees 1.*ACCELERATE_USE_CPU=true"):
+        WallarooChat(device="cpu")
 
 
 def test_arguments_reach_the_checkpoint():

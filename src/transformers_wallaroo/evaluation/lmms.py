@@ -8,6 +8,7 @@ before it, and scores the choices of tasks that compare likelihoods. docs/evalua
 
 import json
 import mimetypes
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -106,6 +107,13 @@ class WallarooChat(lmms):
             raise ValueError(f"`dtype` must be one of {', '.join(map(repr, DTYPES))}, but got {dtype!r}.")
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        started = int(os.environ.get("WORLD_SIZE", 1))
+        if started != self._world_size:
+            raise ValueError(
+                f"`WORLD_SIZE` says that {started} processes were started, but accelerate sees {self._world_size}, so "
+                "that their answers would not come together. On CPUs set the environment variable "
+                "ACCELERATE_USE_CPU=true; on GPUs each process needs one of its own."
+            )
         if self._world_size > 1:
             device = str(self.accelerator.device)
         self._model, self.processor = load_checkpoint(pretrained, device=device, dtype=DTYPES[dtype])
