@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny test test-oldest test-extras lint format clean
+.PHONY: help demo tiny test test-oldest test-extras lint format clean test-lmms
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -26,6 +26,10 @@ test-oldest: .venv-oldest/.installed .venv-oldest/.quantize  ## the same on the 
 
 test-extras: .venv-extras/.installed  ## what needs DeepSpeed or bitsandbytes: ZeRO-2 and ZeRO-3 on two processes, QLoRA
 	.venv-extras/bin/python -m pytest tests/training/test_launching.py tests/training/test_lora.py
+
+test-lmms: .venv-lmms/.installed  ## the plug-in within the real lmms-eval, in .venv-lmms
+	.venv-lmms/bin/python -m pytest tests/evaluation/test_lmms.py tests/evaluation/test_lmms_plugin.py \
+	    tests/evaluation/test_answering.py
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
@@ -53,6 +57,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' bitsandbytes deepspeed
+
+# lmms-eval's own list of dependencies is some hundred packages, for models that this does not run.
+.venv-lmms/.installed: pyproject.toml constraints.txt constraints-lmms.txt
+	$(PYTHON) -m venv .venv-lmms
+	.venv-lmms/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-lmms/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv-lmms/bin/python -m pip install --quiet --no-deps --requirement constraints-lmms.txt
 	touch $@
 
 # torchao is for the tests of quantised weights alone, and in a folder of its own: where transformers finds it, every
@@ -62,4 +73,4 @@ $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-oldest .venv-extras demo-output converted-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-extras demo-output converted-output .pytest_cache .mypy_cache .ruff_cache .venv-lmms

@@ -1,0 +1,104 @@
+"""Pictures that other kits ask for: as drawn one by one, once, and in the paper's settings."""
+
+import pytest
+from PIL import Image
+
+from transformers_wallaroo.embedded import load_checkpoint
+from transformers_wallaroo.evaluation.answering import Question, seed_of
+from transformers_wallaroo.evaluation.picture_requests import PictureOptions, make_pictures, request_of
+from transformers_wallaroo.shapes import score
+
+from questions import edit_request
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_checkpoint(device="cpu")
+
+
+def draw_request(text, name):
+    return Question(name, [{"role": "user", "content": text}])
+
+
+def make(tiny, requests, folder, **options):
+    return make_pictures(
+        *tiny, requests, folder, **{"checkpoint": "tiny", "options": PictureOptions(), "batch_size": 4, **options}
+    )
+
+
+def pixels(path):
+    return Image.open(path).convert("RGB").tobytes()
+
+
+def test_a_batch_draws_as_one_by_one_and_as_generate(tiny, tmp_path):
+    model, processor = tiny
+    edits = [edit_request(index, f"edit/{index}") for index in range(3)]
+    requests = [request for request, _ in edits] + [draw_request("a red star", "draw/0")]
+    settled = []
+    together = make(tiny, requests, tmp_path / "a", seed=5, on_pictures=settled.append)
+    assert settled == [4]
+    alone = make(tiny, requests, tmp_path / "b", seed=5, batch_size=1)
+    assert [str(path.relative_to(tmp_path / "a")) for path in together] == [
+        "edit/0.png", "edit/1.png", "edit/2.png", "draw/0.png"
+    ]  # fmt: skip
+    assert list(map(pixels, together)) == list(map(pixels, alone))
+    for (request, sample), path in zip(edits, together, strict=False):
+        inputs = processor(text=sample["prompt"], images=sample["source_image"], task="edit", return_tensors="pt")
+        sequences = model.generate(**inputs, seed=[seed_of(request.name, 5)], show_progress=False)
+        assert processor.image_processor.postprocess(model.decode_image_tokens(sequences))[0].tobytes() == pixels(path)
+    # A source that is left out, or another's, would be scored 0.
+    assert (
+        sum(score(Image.open(path), sample)["correct"] for path, (_, sample) in zip(together, edits, strict=False)) >= 2
+    )
+
+
+def test_pictures_that_are_there_stay(tiny, tmp_path, monkeypatch):
+    model, _ = tiny
+    requests = [draw_request(f"{colour} stars", f"draw/{colour}") for colour in ("red", "green", "blue")]
+    paths = make(tiny, requests, tmp_path)
+    drawn = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(drawn[1][:100])  # as a kill leaves it, were it not written under another name
+    calls = []
+    generate = type(model).generate
+    monkeypatch.setattr(
+        type(model), "generate", lambda self, *a, **k: calls.append(k["seed"]) or generate(self, *a, **k)
+    )
+    settled = []
+    assert make(tiny, requests, tmp_path, on_pictures=settled.append) == paths
+    assert calls == [[seed_of("draw/green", 0)]] and settled == [2, 1]
+    assert [path.read_bytes() for path in paths] == drawn
+    make(tiny, requests, tmp_path, checkpoint="another")
+    assert len(calls[-1]) == 3
+
+
+def test_the_settings_of_the_paper(tiny):
+    processor = tiny[1]
+    paper = PictureOptions.of_paper(processor, top_p=0.95)
+    assert (paper.height, paper.width, paper.layout) == (64, 64, "evaluation")
+    assert paper.sampling() == {"guidance_scale": 3.0, "temperature": 1.0, "top_k": 1000, "top_p": 0.95}
+
+
+def test_options_reach_processor_and_model(tiny, tmp_path, monkeypatch):
+    model, processor = tiny
+    seen = {}
+    call, generate = type(processor).__call__, type(model).generate
+    monkeypatch.setattr(type(processor), "__call__", lambda self, **k: seen.update(k) or call(self, **k))
+    monkeypatch.setattr(type(model), "generate", lambda self, **k: seen.update(k) or generate(self, **k))
+    options = PictureOptions(
+        32, 64, "evaluation", "grey", "en", guidance_scale=2.0, temperature=0.5, top_k=7, top_p=0.9
+    )
+    [path] = make(tiny, [draw_request("一颗红色的星星", "draw/0")], tmp_path, options=options)
+    assert Image.open(path).size == (64, 32)
+    expected = {"height": 32, "width": 64, "layout": "evaluation", "negative_prompt": "grey", "guidance_scale": 2.0}
+    expected |= {"temperature": 0.5, "top_k": 7, "top_p": 0.9, "template": [processor.templates["generate"]["en"][0]]}
+    assert {name: seen[name] for name in expected} == expected
+
+
+def test_requests_that_cannot_be_drawn(tiny, tmp_path, picture):
+    two = [{"type": "image", "url": picture}] * 2 + [{"type": "text", "text": "join them"}]
+    with pytest.raises(ValueError, match=r"kris/3: a picture is asked for from 2 pictures and 0 videos"):
+        request_of(Question("kris/3", [{"role": "user", "content": two}]))
+    with pytest.raises(ValueError, match=r"wise/1: .*no text that says which"):
+        request_of(Question("wise/1", [{"role": "user", "content": [{"type": "image", "url": picture}]}]))
+    with pytest.raises(ValueError, match=r"`height`.*This was in draw/0\."):
+        make(tiny, [draw_request("a star", "draw/0")], tmp_path, options=PictureOptions(height=30, width=30))
