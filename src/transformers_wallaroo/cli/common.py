@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
-USER_ERROR, INTERRUPTED = 2, 130
+INCOMPLETE, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 class Commands(TyperGroup):
