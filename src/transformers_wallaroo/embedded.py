@@ -37,8 +37,8 @@ def load_checkpoint(
         dtype: of the weights. By default float32 on a CPU, which computes slowly in less, else that of the checkpoint.
     """
     path = tiny_path() if checkpoint is None else checkpoint
-    _check_path(path)
-    target = _usable(device)
+    check_checkpoint_path(path)
+    target = usable_device(device)
     config = AutoConfig.from_pretrained(path)
     if not isinstance(config, WallarooConfig):
         raise ValueError(
@@ -50,7 +50,7 @@ def load_checkpoint(
     return model, WallarooProcessor.from_pretrained(path)
 
 
-def _check_path(path: str | Path) -> None:
+def check_checkpoint_path(path: str | Path) -> None:
     """Raises a `ValueError` for a folder that is not there, and for one that holds an adapter alone."""
     # What looks like this is no name on the Hub, which would be told in words that do not help.
     if (str(path).startswith(("/", ".", "~")) or str(path).count("/") > 1) and not Path(path).is_dir():
@@ -63,7 +63,7 @@ def _check_path(path: str | Path) -> None:
         )
 
 
-def _usable(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """The device, where torch can put something on it; a GPU by default where there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -78,4 +78,4 @@ def _usable(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-__all__ = ["load_checkpoint", "tiny_path"]
+__all__ = ["check_checkpoint_path", "load_checkpoint", "tiny_path", "usable_device"]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import benchmarks, evaluation, training
+from . import benchmarks, evaluation, reconstruction, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -44,6 +44,7 @@ def wallaroo(
 
 app.add_typer(training.app)
 evaluation.app.add_typer(benchmarks.app)
+evaluation.app.add_typer(reconstruction.app)
 app.add_typer(evaluation.app, name="eval")
 
 
