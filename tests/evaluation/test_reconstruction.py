@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from transformers_wallaroo.embedded import load_checkpoint
 from transformers_wallaroo.evaluation import reconstruction
 from transformers_wallaroo.evaluation.reconstruction import compare_folders, evaluate_vq, pictures_in
 from transformers_wallaroo.shapes.world import render
@@ -46,25 +48,28 @@ def test_a_folder_in_batches_and_one_by_one(folder):
 
 def test_the_numbers_are_those_of_the_pictures(folder):
     """Against the picture that the tokenizer itself gives back."""
-    report = evaluate_vq(pictures=folder, limit=1, size=(32, 32), device="cpu", show_progress=False)
-    assert report["sizes"] == {"32x32": 1}
-    model = load_vq(report["checkpoint"])
     with Image.open(folder / "0.png") as file:
-        picture = file.convert("RGB")
-    scale = max(32 / picture.width, 32 / picture.height)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (picture.width - 32) // 2, (picture.height - 32) // 2
-    before = np.asarray(picture.crop((left, top, left + 32, top + 32))).astype(np.float32)
+        before = np.asarray(file.convert("RGB")).astype(np.float32)
+    height, width, _ = before.shape
+    report = evaluate_vq(pictures=folder, limit=1, size=(height, width), device="cpu", show_progress=False)
+    assert report["sizes"] == {f"{height}x{width}": 1}
+    model = load_vq(report["checkpoint"])
     pixels = torch.from_numpy(before / 127.5 - 1).permute(2, 0, 1)[None]
     after = (127.5 * model(pixels)[0].permute(1, 2, 0) + 128).clamp(0, 255).floor().detach().numpy()
     assert report["psnr"] == pytest.approx(10 * np.log10(255**2 / np.square(after - before).mean()), abs=0.01)
 
 
 def test_a_tokenizer_by_itself(tmp_path, folder):
-    load_vq(reconstruction.tiny_path()).save_pretrained(tmp_path / "vq")
+    load_checkpoint(device="cpu")[0].model.vq_model.save_pretrained(tmp_path / "vq")
     options = {"size": (32, 32), "limit": 2, "device": "cpu", "show_progress": False}
     alone, inside = (evaluate_vq(path, folder, **options) for path in (tmp_path / "vq", None))
     assert {**alone, "checkpoint": None} == {**inside, "checkpoint": None}
+    # One that lacks weights is refused, and not filled up with new ones.
+    weights = load_file(tmp_path / "vq" / "model.safetensors")
+    weights.pop("quant_conv.bias")
+    save_file(weights, tmp_path / "vq" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds no whole VQ tokenizer: it lacks \['quant_conv.bias'\]"):
+        evaluate_vq(tmp_path / "vq", folder, **options)
 
 
 def means(pictures):
@@ -76,7 +81,7 @@ def means(pictures):
 def test_distances_of_reconstructions_and_of_folders(folder, tmp_path, monkeypatch):
     pytest.importorskip("torchmetrics", reason="it is in the extra `metrics`")
     whole = reconstruction.Distances
-    monkeypatch.setattr(reconstruction, "Distances", lambda extractor: whole(extractor, sizes=(3, 3), splits=1))
+    monkeypatch.setattr(reconstruction, "Distances", lambda extractor: whole(extractor, sizes=(3, 3), splits=2))
     report = evaluate_vq(pictures=folder, extractor=means, device="cpu", show_progress=False)
     assert 0 <= report["rfid"] < 5 and report["inception_score"] >= 1 and "rsfid" in report
     same = compare_folders(folder, folder, extractor=means, device="cpu", show_progress=False)

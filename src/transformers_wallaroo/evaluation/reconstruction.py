@@ -68,7 +68,11 @@ def evaluate_vq(
     if extractor is None and weights is not None:
         extractor = Inception(weights).to(target)
     distances = None if extractor is None else Distances(extractor)
-    model = load_vq(path).to(target)
+    logging.disable_progress_bar()
+    try:
+        model = load_vq(path).to(target)
+    finally:
+        logging.enable_progress_bar()
     processor = _image_processor(path, model)
     scenes = report_scenes(SHAPES_SEED, limit or SHAPES_PICTURES) if str(pictures) == SHAPES else None
     files: Sequence[Any] = [render(scene) for scene in scenes] if scenes else pictures_in(pictures)[:limit]

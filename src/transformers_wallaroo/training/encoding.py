@@ -103,19 +103,17 @@ def load_vq(checkpoint: str | Path) -> WallarooVQModel:
     """The VQ tokenizer of a checkpoint, or one that was saved by itself, in float32."""
     check_checkpoint_path(checkpoint)
     kind = WallarooConfig.get_config_dict(checkpoint)[0].get("model_type")
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     if kind == WallarooVQConfig.model_type:
-        return WallarooVQModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    if kind != WallarooConfig.model_type:
+        vq_model, info = WallarooVQModel.from_pretrained(checkpoint, **options)
+    elif kind == WallarooConfig.model_type:
+        config = WallarooConfig.from_pretrained(checkpoint).vq_config
+        mapping = {r"^model\.vq_model\.": ""}
+        vq_model, info = _PartOfCheckpoint.from_pretrained(checkpoint, config=config, key_mapping=mapping, **options)
+    else:
         raise ValueError(
             f"`checkpoint` must be a Wallaroo or a VQ tokenizer, but {checkpoint} is of the type {kind!r}."
         )
-    vq_model, info = _PartOfCheckpoint.from_pretrained(
-        checkpoint,
-        config=WallarooConfig.from_pretrained(checkpoint).vq_config,
-        dtype=torch.float32,
-        key_mapping={r"^model\.vq_model\.": ""},
-        output_loading_info=True,
-    )
     if info["missing_keys"]:
         raise ValueError(f"{checkpoint} holds no whole VQ tokenizer: it lacks {sorted(info['missing_keys'])[:5]}.")
     return vq_model.eval()
