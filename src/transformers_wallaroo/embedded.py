@@ -42,7 +42,7 @@ def load_checkpoint(
     """
     path = tiny_path() if checkpoint is None else checkpoint
     check_path(path)
-    target = _usable(device)
+    target = usable_device(device)
     check_is_wallaroo(AutoConfig.from_pretrained(path), path)
     options: dict[str, Any] = {"dtype": dtype or (torch.float32 if target.type == "cpu" else "auto")}
     model = WallarooForConditionalGeneration.from_pretrained(path, **options).to(target).eval()
@@ -97,7 +97,7 @@ def check_path(path: str | Path) -> None:
         )
 
 
-def _usable(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """The device, where torch can put something on it; a GPU by default where there is one."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,4 +112,12 @@ def _usable(device: str | torch.device | None) -> torch.device:
         ) from error
 
 
-__all__ = ["check_is_wallaroo", "check_path", "fingerprint", "load_checkpoint", "tiny_path", "versions"]
+__all__ = [
+    "check_is_wallaroo",
+    "check_path",
+    "fingerprint",
+    "load_checkpoint",
+    "tiny_path",
+    "usable_device",
+    "versions",
+]

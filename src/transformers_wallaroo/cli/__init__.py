@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import checkpoints, data, evaluation, pictures, text, training
+from . import benchmarks, checkpoints, data, evaluation, pictures, reconstruction, text, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -39,6 +39,7 @@ def wallaroo(
     wallaroo info                                           what a checkpoint or a picture is
     wallaroo convert --help                                 released weights into a checkpoint
     wallaroo eval shapes                                    score the embedded checkpoint
+    wallaroo eval geneval --prompts PATH --output DIR       draw a benchmark as its scorer reads it
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
@@ -52,6 +53,8 @@ def wallaroo(
 
 for group in (text, pictures, checkpoints, training):
     app.add_typer(group.app)
+for group in (benchmarks, reconstruction):
+    evaluation.app.add_typer(group.app)
 app.add_typer(evaluation.app, name="eval")
 app.add_typer(data.app, name="data")
 

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from ..apps import Engine
 
-USER_ERROR, INTERRUPTED = 2, 130
+INCOMPLETE, USER_ERROR, INTERRUPTED = 1, 2, 130
 # What an option that cannot be read raises; it is typer's own or click's, depending on typer's version.
 UsageError: Any = typer.BadParameter.__base__
 CHECKPOINT_VARIABLE = "WALLAROO_CHECKPOINT"

@@ -14,10 +14,12 @@ app = new_group()
 
 @app.callback()
 def evaluate() -> None:
-    """Score a checkpoint.
+    """Score a checkpoint, or make what a benchmark's own scorer reads.
 
     \b
     wallaroo eval shapes --json scores.json
+    wallaroo eval geneval --prompts evaluation_metadata.jsonl --output runs/geneval --checkpoint wallaroo-7b --paper
+    wallaroo eval check geneval runs/geneval
     """
 
 

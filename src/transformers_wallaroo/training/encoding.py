@@ -18,7 +18,8 @@ from safetensors.numpy import save_file
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from ..configuration_wallaroo import WallarooConfig
+from ..configuration_wallaroo import WallarooConfig, WallarooVQConfig
+from ..embedded import check_path
 from ..image_grid_wallaroo import ImageTask, get_task
 from ..modeling_wallaroo_vq import ENCODE_CHUNK, WallarooVQModel
 from ..processing_wallaroo import WallarooProcessor
@@ -96,17 +97,26 @@ def load_tokenizer(config: StageConfig) -> WallarooVQModel:
     Of a checkpoint nothing else is loaded. The tokenizer computes in float32 whatever the checkpoint is in, as the
     model's own does: in bfloat16 its codes would be others.
     """
-    if config.vq_model is not None:
-        return WallarooVQModel.from_pretrained(config.vq_model, dtype=torch.float32).eval()
-    vq_model, info = _PartOfCheckpoint.from_pretrained(
-        config.init,
-        config=WallarooConfig.from_pretrained(config.init).vq_config,
-        dtype=torch.float32,
-        key_mapping={r"^model\.vq_model\.": ""},
-        output_loading_info=True,
-    )
+    return load_vq(config.init if config.vq_model is None else config.vq_model)
+
+
+def load_vq(checkpoint: str | Path) -> WallarooVQModel:
+    """The VQ tokenizer of a checkpoint, or one that was saved by itself, in float32."""
+    check_path(checkpoint)
+    kind = WallarooConfig.get_config_dict(checkpoint)[0].get("model_type")
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    if kind == WallarooVQConfig.model_type:
+        vq_model, info = WallarooVQModel.from_pretrained(checkpoint, **options)
+    elif kind == WallarooConfig.model_type:
+        config = WallarooConfig.from_pretrained(checkpoint).vq_config
+        mapping = {r"^model\.vq_model\.": ""}
+        vq_model, info = _PartOfCheckpoint.from_pretrained(checkpoint, config=config, key_mapping=mapping, **options)
+    else:
+        raise ValueError(
+            f"`checkpoint` must be a Wallaroo or a VQ tokenizer, but {checkpoint} is of the type {kind!r}."
+        )
     if info["missing_keys"]:
-        raise ValueError(f"{config.init} holds no whole VQ tokenizer: it lacks {sorted(info['missing_keys'])[:5]}.")
+        raise ValueError(f"{checkpoint} holds no whole VQ tokenizer: it lacks {sorted(info['missing_keys'])[:5]}.")
     return vq_model.eval()
 
 
@@ -384,4 +394,4 @@ def _write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-__all__ = ["encode_dataset", "encode_recipe", "load_tokenizer"]
+__all__ = ["encode_dataset", "encode_recipe", "load_tokenizer", "load_vq"]

@@ -20,14 +20,21 @@ def make_images(
     processor: Any,
     samples: Sequence[Mapping[str, Any]],
     *,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 32,
+    layout: str | None = None,
+    template: str | None = None,
     **generate_options: Any,
 ) -> list[Image.Image]:
     """The model's image for each sample of `generate` or `edit`, in their order.
 
-    Image `i` is drawn with the seed `seed + i`, whatever the batch size. `generate_options` go to `model.generate`.
+    Image `i` is drawn with the seed `seed + i`, or with the `i`-th of as many seeds as there are samples, whatever the
+    batch size. `layout` and `template` are those of all prompts, by default the processor's. `generate_options` go to
+    `model.generate`.
     """
+    every_seed = [seed + index for index in range(len(samples))] if isinstance(seed, int) else list(seed)
+    if len(every_seed) != len(samples):
+        raise ValueError(f"`seed` must be an int or a seed a sample, but got {len(every_seed)} for {len(samples)}.")
     pictures: dict[int, Image.Image] = {}
     was_training = model.training
     model.eval()
@@ -42,9 +49,11 @@ def make_images(
                 height=[height for height, _ in sizes],
                 width=[width for _, width in sizes],
                 task=task,
+                layout=layout,
+                template=template,
                 return_tensors="pt",
             ).to(model.device)
-            seeds = [seed + index for index in indices]
+            seeds = [every_seed[index] for index in indices]
             output = model.generate(**inputs, task=task, seed=seeds, **generate_options)
             made = processor.image_processor.postprocess(model.decode_image_tokens(output))
             pictures.update(zip(indices, made, strict=True))

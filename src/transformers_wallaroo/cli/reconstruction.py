@@ -1,0 +1,82 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""`wallaroo eval vq` and `fid`."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import make_room, new_group
+
+app = new_group()
+
+Weights = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="File of the Inception network, for FID, sFID and Inception Score.")
+]
+Device = Annotated[str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")]
+Json = Annotated[Path | None, typer.Option(metavar="OUT", help="Write the numbers to this file as well.")]
+
+
+@app.command("vq")
+def vq(
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="PATH", help="A Wallaroo or a VQ tokenizer; the embedded one by default.")
+    ] = None,
+    pictures: Annotated[str, typer.Option(metavar="DIR", help="Folder of pictures, or shapes.")] = "shapes",
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="By default the trained size nearest to each picture's shape."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N pictures.")] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 16,
+    fid_weights: Weights = None,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Say how much of pictures survives the VQ tokenizer: PSNR and SSIM, and rFID with --fid-weights.
+
+    \b
+    wallaroo eval vq
+    wallaroo eval vq --checkpoint wallaroo-7b --pictures imagenet/val --size 256 256 --fid-weights inception.pth
+    """
+    from ..evaluation.distances import missing_libraries
+    from ..evaluation.reconstruction import evaluate_vq
+
+    if json is not None:
+        make_room(json)
+    report = evaluate_vq(
+        checkpoint, pictures, size=size, limit=limit, batch_size=batch_size, device=device, weights=fid_weights
+    )
+    if fid_weights is None:
+        typer.echo(f"Without rFID: --fid-weights was not given. {missing_libraries() or ''}", err=True)
+    _show(report, json)
+
+
+@app.command("fid")
+def fid(
+    generated: Annotated[Path, typer.Argument(metavar="GENERATED", help="Folder of pictures.")],
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="Folder of pictures to compare with.")],
+    fid_weights: Weights = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures at once.")] = 32,
+    device: Device = None,
+    json: Json = None,
+) -> None:
+    """Say how far the pictures of a folder are from those of another: FID, sFID, and the Inception Score of the first.
+
+    \b
+    wallaroo eval fid runs/imagenet/images imagenet/val --fid-weights inception.pth
+    """
+    from ..evaluation.reconstruction import compare_folders
+
+    if json is not None:
+        make_room(json)
+    report = compare_folders(generated, reference, weights=fid_weights, batch_size=batch_size, device=device)
+    _show(report, json)
+
+
+def _show(report: dict, json: Path | None) -> None:
+    text = json_module.dumps(report, indent=1)
+    typer.echo(text)
+    if json is not None:
+        json.write_text(text + "\n", encoding="utf-8")
