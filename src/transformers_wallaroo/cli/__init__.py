@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import evaluation, training
+from . import evaluation, hub, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -36,6 +36,7 @@ def wallaroo(
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
+    wallaroo push runs/mine/final me/mine --dry-run         send a checkpoint to the Hub, with its card
 
     A command with --help says what it takes. WALLAROO_TRACEBACK=1 shows where an error comes from.
     """
@@ -43,6 +44,7 @@ def wallaroo(
 
 app.add_typer(training.app)
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(hub.app)
 
 
 def main() -> None:
