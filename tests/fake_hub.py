@@ -8,10 +8,15 @@ import hashlib
 import json
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+from transformers.utils import hub as transformers_hub
 
 TOKEN, READ_ONLY = "hf_may_write", "hf_may_read"
 
@@ -112,10 +117,8 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         path = unquote(urlsplit(self.path).path)
         length = int(self.headers.get("Content-Length") or 0)
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            body = self.read_chunks()
-        else:
-            body = self.rfile.read(length)
+        chunked = self.headers.get("Transfer-Encoding") == "chunked"
+        body = self.read_chunks() if chunked else self.rfile.read(length)
         self.server.requests.append((self.command, path))
         if self.server.lose and self.server.lose in path:
             self.server.lose = ""
@@ -125,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         for pattern, method in ROUTES:
             match = re.fullmatch(pattern, f"{self.command} {path}")
             if match:
-                method(self, body, **match.groupdict())
+                method(self, body, **{key: text for key, text in match.groupdict().items() if text is not None})
                 return
         self.refuse(404, f"the fake Hub does not know {self.command} {path}")
 
@@ -284,3 +287,28 @@ ROUTES = (
     (rf"GET /api/models/{NAME}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", Handler.tree),
     (rf"(?:GET|HEAD) /{NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", Handler.resolve),
 )
+
+
+@contextmanager
+def hub_of_this_process(tmp_path: Any, *, xet: bool = False, large: tuple[str, ...] = (".safetensors",)) -> Any:
+    """A Hub that huggingface_hub and transformers take for theirs in this process, with a token that may write.
+
+    Args:
+        xet: leave hf_xet on, which uploads in several commits; nothing may be large then, for the fake has no such
+            storage.
+    """
+    values = {
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": not xet,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+    }
+    with FakeHub(large) as hub, pytest.MonkeyPatch.context() as patch:
+        values.update(
+            ENDPOINT=hub.url, HUGGINGFACE_CO_URL_TEMPLATE=f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        for name, value in values.items():
+            patch.setattr(constants, name, value)
+        patch.setattr(transformers_hub, "_hf_api", None, raising=False)
+        patch.setenv("HF_TOKEN", TOKEN)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub

@@ -117,13 +117,18 @@ def test_results_of_other_benchmarks_are_named_field_by_field(tmp_path):
     [result] = cards.read_scores(path)
     assert (result.dataset_name, result.metric_value) == ("GenEval", 0.5)
     path.write_text(json.dumps({"results": [{**entry, "score": 1}]}))
-    with pytest.raises(ValueError, match=r"must have task_type, dataset_type, .* but one has .*'score'"):
+    with pytest.raises(ValueError, match=r"must have task_type, dataset_type, .* but one is .*'score'"):
         cards.read_scores(path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "which is not there"), ("{", "must be JSON files, but"), ("[1]", "is neither"), ('{"overall": 1}', "is neither")],
+    [
+        (None, "which is not there"),
+        ("{", "must be JSON files, but"),
+        ("[1]", "is neither"),
+        ('{"overall": 1}', "is neither"),
+    ],
 )
 def test_other_files_are_no_scores(tmp_path, content, message):
     path = tmp_path / "scores.json"

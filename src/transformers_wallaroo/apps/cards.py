@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard
 
 FOLDER = Path(__file__).parent.parent / "model_cards"
 CHECKPOINT, LORA = "checkpoint", "lora"
@@ -41,7 +41,7 @@ def render_card(card: str, /, **facts: Any) -> str:
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # noqa: S701 (Markdown, not a page)
+        autoescape=False,
     )
     return environment.get_template(f"{card}.md").render(facts)
 
@@ -74,7 +74,7 @@ def fill_metadata(
 ) -> ModelCard:
     """A card whose metadata say what the Hub asks for; what the text says itself stays, but for what is given here."""
     card = ModelCard(text)
-    data: ModelCardData = card.data
+    data: Any = card.data  # a `ModelCardData`, declared as its parent
     data.language = data.language or ["en", "zh"]
     data.pipeline_tag = data.pipeline_tag or PIPELINE_TAG
     data.library_name = data.library_name or ("peft" if adapter else "transformers")
@@ -155,7 +155,7 @@ def _result(entry: Any, path: Path) -> EvalResult:
     if not isinstance(entry, dict) or set(_fields(required=True)) - set(entry) or set(entry) - set(_fields()):
         raise ValueError(
             f"Each of the `results` in {path} must have {', '.join(_fields(required=True))}, and may have the other "
-            f"fields of huggingface_hub's `EvalResult`, but one has {list(entry) if isinstance(entry, dict) else entry}."
+            f"fields of huggingface_hub's `EvalResult`, but one is {entry!r}."
         )
     return EvalResult(**entry)
 
@@ -171,9 +171,8 @@ def unpinned_calls(text: str) -> list[str]:
             tree = ast.parse(block)
         except SyntaxError:
             # Not a program, such as a line with dots in it: judged line by line.
-            found += [
-                line.strip() for line in block.splitlines() if "trust_remote_code=True" in line and "revision=" not in line
-            ]
+            lines = [line.strip() for line in block.splitlines() if "trust_remote_code=True" in line]
+            found += [line for line in lines if "revision=" not in line]
             continue
         calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
         for call in calls:

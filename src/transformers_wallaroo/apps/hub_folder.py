@@ -88,7 +88,9 @@ def read_folder(path: str | Path) -> CheckpointFolder:
     """Looks at a folder without loading it; a `ValueError` where it is neither a checkpoint nor an adapter at all."""
     path = Path(path)
     if not path.is_dir():
-        raise ValueError(f"`folder` must be the folder of a checkpoint or of a LoRA adapter, but there is no folder {path}.")
+        raise ValueError(
+            f"`folder` must be the folder of a checkpoint or of a LoRA adapter, but there is no folder {path}."
+        )
     is_adapter = (path / ADAPTER_CONFIG).is_file() and not (path / CONFIG).is_file()
     if not is_adapter and not (path / CONFIG).is_file():
         raise ValueError(
@@ -99,8 +101,8 @@ def read_folder(path: str | Path) -> CheckpointFolder:
     refused = [file.name for file in folder.files if file.fate == REFUSED]
     if refused:
         folder.problems.append(
-            f"{', '.join(refused)} may hold pickled code, which runs when it is read: only safetensors are sent. Remove "
-            "it, or save the weights anew with `save_pretrained`."
+            f"{', '.join(refused)} may hold pickled code, which runs when it is read: only safetensors are sent. "
+            "Remove it, or save the weights anew with `save_pretrained`."
         )
     for problem in (_adapter_problems if is_adapter else _checkpoint_problems)(folder):
         folder.problems.append(problem)

@@ -29,7 +29,7 @@ def push(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="checkpoint, lora, wallaroo-7b, wallaroo-tiny or a Markdown file. Else the folder's README.md, if any.",
+            help="checkpoint, lora, wallaroo-7b, wallaroo-tiny or a Markdown file. Else the folder's README.md.",
         ),
     ] = None,
     scores: Annotated[
@@ -55,9 +55,7 @@ def push(
     """
     from ..apps import hub
 
-    plan = hub.plan_push(
-        folder, repository, card=card, scores=scores or (), base_model=base_model, license=license
-    )
+    plan = hub.plan_push(folder, repository, card=card, scores=scores or (), base_model=base_model, license=license)
     for note in plan.notes:
         typer.echo(f"Note: {note}", err=True)
     if dry_run:
