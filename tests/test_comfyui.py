@@ -82,9 +82,7 @@ def test_each_picture_is_edited(server):
 def test_what_goes_wrong_is_a_sentence(server):
     with pytest.raises(ValueError, match=r"refused the request \(400\): The prompt is too long\."):
         nodes.WallarooDraw().run("too long", 0, 1.0, server=server)
-    with pytest.raises(
-        ValueError, match=r"no answer from http://127\.0\.0\.1:9 .* Is `wallaroo serve` running"
-    ):
+    with pytest.raises(ValueError, match=r"no answer from http://127\.0\.0\.1:9 .* Is `wallaroo serve` running"):
         nodes.WallarooDraw().run("a fox", 0, 1.0, server="http://127.0.0.1:9")
     assert nodes.said_in(b"<html>") == "<html>"
 

@@ -139,7 +139,7 @@ def _checkpoint_problems(folder: CheckpointFolder) -> Iterator[str]:
         )
     yield from _unreadable(folder)
     yield from _weight_problems(folder, config)
-    yield from _code_problems(folder, (CONFIG, *PROCESSOR[:2]))
+    yield from _code_problems(folder, (CONFIG, *PROCESSOR[:2]), "modeling_wallaroo")
 
 
 def _unreadable(folder: CheckpointFolder) -> Iterator[str]:
@@ -211,10 +211,10 @@ def _some(names: list[str]) -> str:
 # ------------------------------------------------------------------ remote code
 
 
-def _code_problems(folder: CheckpointFolder, configs: tuple[str, ...]) -> Iterator[str]:
-    """What `trust_remote_code=True` would not find in the folder itself."""
+def _code_problems(folder: CheckpointFolder, configs: tuple[str, ...], entry: str) -> Iterator[str]:
+    """What `trust_remote_code=True` would not find in the folder itself; `entry` is the file that it begins with."""
     classes = [name for file in configs for name in _auto_classes(folder.read_json(file))]
-    if not any("modeling" in name or "processing" in name for name in classes):
+    if not any(name.split("--")[-1].startswith(f"{entry}.") for name in classes):
         yield (
             "It has no remote code, which `trust_remote_code=True` loads. Load model and processor with this package "
             "and save them into another folder: `save_pretrained` writes the code beside them."
@@ -259,7 +259,7 @@ def _adapter_problems(folder: CheckpointFolder) -> Iterator[str]:
     else:
         yield from _read_header(folder, ADAPTER_WEIGHTS, set())
     if folder.has(PROCESSOR[0]):
-        yield from _code_problems(folder, PROCESSOR[:2])
+        yield from _code_problems(folder, PROCESSOR[:2], "processing_wallaroo")
 
 
 __all__ = ["LEFT_OUT", "REFUSED", "SENT", "CheckpointFolder", "FolderFile", "read_folder"]
