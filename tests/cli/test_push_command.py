@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from transformers_wallaroo import cli
+from transformers_wallaroo.apps import hub
 
 from fake_hub import FakeHub, hub_of_this_process
 
@@ -50,28 +51,29 @@ def test_it_pushes_and_says_where(folder, tmp_path):
     scores.write_text(json.dumps({"overall": {"generate": 0.5}, "kinds": {}, "settings": {"checkpoint": "x"}}))
     command = [sys.executable, "-m", "transformers_wallaroo.cli", "push", str(folder), "me/mine", "--private"]
     options = ["--license", "mit", "--revision", "next", "--message", "First", "--scores", str(scores)]
-    with FakeHub() as hub:
-        environment = {**os.environ, **hub.environment(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    with FakeHub() as server:
+        environment = {**os.environ, **server.environment(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         result = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr[-3000:]
-        repository = hub.repositories["me/mine"]
-        assert result.stdout == f"{hub.url}/me/mine\n"
+        repository = server.repositories["me/mine"]
+        assert result.stdout == f"{server.url}/me/mine\n"
         assert repository.private and repository.commits[1][1] == "First"
         assert f"name revision {repository.commits[1][0]}." in result.stderr and "measured on x." in result.stderr
         card = repository.files("next")["README.md"].decode()
         assert "license: mit" in card and "value: 0.5" in card
-        (tmp_path / "home").mkdir(exist_ok=True)
-        environment.pop("HF_TOKEN")
-        result = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 2
-        assert "There is no token for the Hub. Log in by `hf auth login`, or set HF_TOKEN." in result.stderr
+
+
+def test_without_a_token_it_says_what_to_do(folder, monkeypatch):
+    monkeypatch.setattr(hub, "get_token", lambda: None)
+    line = refused(folder, "me/mine", "--license", "mit")
+    assert line == "wallaroo: There is no token for the Hub. Log in by `hf auth login`, or set HF_TOKEN."
 
 
 def test_a_dry_run_shows_all_and_sends_nothing(folder, tmp_path):
-    with hub_of_this_process(tmp_path) as hub:
+    with hub_of_this_process(tmp_path) as server:
         result = invoke(folder, "me/mine", "--dry-run", "--license", "mit")
         assert result.exit_code == 0, result.stderr
-        assert hub.requests == []
+        assert server.requests == []
     for path in folder.iterdir():
         assert path.name in result.stdout
     assert "license: mit" in result.stdout and "trust_remote_code=True" in result.stdout
