@@ -6,7 +6,6 @@ python examples/package_tiny.py runs/tiny/stage-4/final
 
 import argparse
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor
+from transformers_wallaroo.apps.cards import package_card
 
 TARGET = Path(__file__).parent.parent / "src" / "transformers_wallaroo" / "tiny"
-CARD = Path(__file__).parent.parent / "model_cards" / "wallaroo-tiny.md"
 LIMIT = 16 * 2**20  # bytes, everything together
 # What a checkpoint on the Hub needs and one inside the package does not: its classes are registered already.
 REMOTE_CODE = ("auto_map", "custom_pipelines")
@@ -39,8 +38,8 @@ def package(checkpoint: Path, target: Path, card: Path | None = None) -> int:
         # The VQ tokenizer computes in float32 whatever it is stored in; its codes are checked by the evaluation.
         halved = {name: w.half() if w.dtype == torch.float32 else w for name, w in load_file(weights).items()}
         save_file(halved, weights, metadata={"format": "pt"})
-        if card is not None:
-            shutil.copy(card, folder / "README.md")
+        text = package_card() if card is None else card.read_text(encoding="utf-8")
+        (folder / "README.md").write_text(text, encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         if size > LIMIT:
             raise ValueError(
@@ -76,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="the last stage's `final` folder")
     parser.add_argument("--target", type=Path, default=TARGET, help="where it goes (default: the package)")
-    parser.add_argument("--card", type=Path, default=CARD, help="model card, copied as README.md")
+    parser.add_argument("--card", type=Path, help="model card, copied as README.md (default: the package's)")
     options = parser.parse_args()
     size = package(options.checkpoint, options.target, options.card)
     print(f"{options.target}: {size / 2**20:.1f} MB")  # noqa: T201

@@ -29,6 +29,7 @@ from .processing_wallaroo import WallarooProcessor, add_wallaroo_tokens
 from .training import WallarooDataCollator
 
 if TYPE_CHECKING:
+    from .apps.hub import push_to_hub
     from .training.stages import StageConfig
     from .training.trainer import WallarooTrainer, WallarooTrainingArguments
 
@@ -45,6 +46,7 @@ _LAZY = {
     "StageConfig": "training.stages",
     "WallarooTrainer": "training.trainer",
     "WallarooTrainingArguments": "training.trainer",
+    "push_to_hub": "apps.hub",
 }
 
 
@@ -68,5 +70,6 @@ __all__ = [
     "WallarooVQConfig",
     "WallarooVQModel",
     "add_wallaroo_tokens",
+    "push_to_hub",
     "tiny_path",
 ]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import benchmarks, checkpoints, data, evaluation, pictures, reconstruction, text, training
+from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, text, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -44,6 +44,7 @@ def wallaroo(
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
     wallaroo data check mixture.yaml                        look at data sets before training on them
+    wallaroo push runs/mine/final me/mine --dry-run         send a checkpoint to the Hub, with its card
 
     A command with --help says what it takes. WALLAROO_CHECKPOINT names the checkpoint of commands that are given no
     --checkpoint; without either they take the embedded wallaroo-tiny. WALLAROO_TRACEBACK=1 shows where an error comes
@@ -51,7 +52,7 @@ def wallaroo(
     """
 
 
-for group in (text, pictures, checkpoints, training):
+for group in (text, pictures, checkpoints, training, hub):
     app.add_typer(group.app)
 for group in (benchmarks, reconstruction):
     evaluation.app.add_typer(group.app)

@@ -22,15 +22,6 @@ from .answering import Answer, Question
 FINGERPRINT = "wallaroo_request"
 
 
-def checkpoint_fingerprint(path: str | Path, revision: str | None = None) -> str:
-    """Tells checkpoints apart without reading their weights: name and revision, or the files of a folder with their
-    sizes and times."""
-    folder = Path(path)
-    files = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
-    told = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return _digest([str(folder.resolve()) if told else str(path), revision, told])
-
-
 def fingerprint(question: Question, checkpoint: str, options: Mapping[str, Any]) -> str:
     """Fingerprint of a question (its conversation, pictures, settings) to a checkpoint, with other options."""
     media = [
@@ -114,4 +105,4 @@ def save_picture(picture: Image.Image, path: Path, key: str) -> None:
     os.replace(partial, path)
 
 
-__all__ = ["AnswerStore", "checkpoint_fingerprint", "fingerprint", "is_drawn", "picture_path", "save_picture"]
+__all__ = ["AnswerStore", "fingerprint", "is_drawn", "picture_path", "save_picture"]

@@ -20,8 +20,9 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from ..embedded import fingerprint as checkpoint_fingerprint
 from ..embedded import load_checkpoint, tiny_path
-from .answer_store import AnswerStore, checkpoint_fingerprint, fingerprint
+from .answer_store import AnswerStore, fingerprint
 from .answering import VIDEO_FRAMES, Answer, Question, answer_all, score_batch, text_settings
 from .picture_requests import PictureOptions, make_pictures
 
@@ -125,9 +126,9 @@ class WallarooChat(lmms):
         self.processor.image_processor.size = sees
         make_options = partial(PictureOptions.of_paper, self.processor) if paper else PictureOptions
         self.picture_options = make_options(**picture_options)
-        name = str(tiny_path() if pretrained is None else pretrained)
+        path = tiny_path() if pretrained is None else Path(pretrained)
         commit = getattr(self._model.config, "_commit_hash", None)
-        self.checkpoint = checkpoint_fingerprint(name, commit)
+        self.checkpoint = checkpoint_fingerprint(path) if path.is_dir() else f"{pretrained} {commit}"
         self.store = None if answers_dir is None else AnswerStore(answers_dir, self.rank)
 
     @property

@@ -368,6 +368,7 @@ def with_vq_model(
     """The model with another VQ tokenizer, and new adapters and heads for its codes."""
     values = model.config.to_dict()
     values["vq_config"] = vq_model.config.to_dict()
+    values["vq_config"].pop("_name_or_path", None)  # where it lay on this machine
     config = WallarooConfig.from_dict(values)
     config._attn_implementation = model.config._attn_implementation
     torch.manual_seed(seed)
