@@ -63,7 +63,8 @@ class AnswerEnd:
     Attributes:
         prompt_tokens: of the conversation, pictures included.
         new_tokens: that were written, the one that ends the answer included.
-        reason: `"stop"` where the checkpoint ended it, `"length"` at `max_new_tokens`, `"stopped"` where `stop` said so.
+        reason: `"stop"` where the checkpoint ended it, `"length"` at `max_new_tokens`, `"stopped"` where `stop` said
+            so.
     """
 
     prompt_tokens: int
@@ -196,12 +197,10 @@ class Engine:
         )
 
     def _end(self, prompt_tokens: int, ids: torch.Tensor, max_new_tokens: int) -> AnswerEnd:
-        ends = torch.as_tensor(self.model.generation_config.eos_token_id, device=ids.device)
-        if bool(torch.isin(ids[-1], ends)):
-            reason = "stop"
-        else:
-            reason = "length" if len(ids) >= max_new_tokens else "stopped"
-        return AnswerEnd(prompt_tokens, len(ids), reason)
+        ends = self.model.generation_config.eos_token_id
+        if int(ids[-1]) in (ends if isinstance(ends, list) else [ends]):
+            return AnswerEnd(prompt_tokens, len(ids), "stop")
+        return AnswerEnd(prompt_tokens, len(ids), "length" if len(ids) >= max_new_tokens else "stopped")
 
     def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The whole answer to a conversation; arguments as for `stream_answer`."""

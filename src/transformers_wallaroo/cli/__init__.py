@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import evaluation, training
+from . import evaluation, serve, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -33,6 +33,7 @@ def wallaroo(
 
     \b
     wallaroo eval shapes                                    score the embedded checkpoint
+    wallaroo serve                                          serve it to OpenAI's clients
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
@@ -41,6 +42,7 @@ def wallaroo(
     """
 
 
+app.add_typer(serve.app)
 app.add_typer(training.app)
 app.add_typer(evaluation.app, name="eval")
 
