@@ -8,17 +8,12 @@ import torch
 from PIL import Image
 
 from transformers_wallaroo import embedded, tiny_path
-from transformers_wallaroo.apps import AnswerEnd, Engine, ImageJob, Stopped
+from transformers_wallaroo.apps import AnswerEnd, ImageJob, Stopped
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.evaluation.shapes import question_of
 from transformers_wallaroo.shapes import make_sample
 
 GREEDY = {"do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load()
 
 
 @pytest.fixture(scope="module")

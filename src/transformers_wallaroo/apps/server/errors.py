@@ -64,7 +64,7 @@ def from_validation(error: RequestValidationError | ValidationError) -> ApiError
     """The first of the things that are wrong with a request."""
     # Of a union each kind is told; the one that came furthest is what was meant.
     first = max(error.errors(), key=lambda each: len(each["loc"]))
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = [str(part) for part in first["loc"] if part not in ("body", "str")]
     param = ".".join(part for part in place if part.isidentifier() or part.isdigit()) or None
     kind, value = first["type"], first.get("input")
     if kind == "json_invalid":

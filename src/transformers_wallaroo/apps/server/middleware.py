@@ -42,6 +42,9 @@ class Gate:
         self.service.open_requests += 1
         try:
             await self._pass(scope, receive, watch)
+        except Exception:
+            status = 500  # which is said outside of here
+            raise
         finally:
             self.service.open_requests -= 1
             self.service.metrics.requests.labels(path, str(status)).inc()
