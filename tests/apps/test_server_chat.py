@@ -6,10 +6,10 @@ import pytest
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 openai = pytest.importorskip("openai", reason="the server is tested with OpenAI's client")
 
-from live import HeldEngine, data_url, live, until
-
 from transformers_wallaroo.evaluation.shapes import question_of
 from transformers_wallaroo.shapes import make_sample
+
+from live import HeldEngine, data_url, live, until
 
 MODEL = "wallaroo-tiny"
 
@@ -93,9 +93,7 @@ def test_stop(server, messages, expected):
 
 def test_seed_and_temperature(server, messages):
     options = {"temperature": 2.0, "max_tokens": 8}
-    first, same, other = (
-        ask(server, messages, seed=seed, **options).choices[0].message.content for seed in (1, 1, 2)
-    )
+    first, same, other = (ask(server, messages, seed=seed, **options).choices[0].message.content for seed in (1, 1, 2))
     assert first == same != other
     greedy = ask(server, messages, temperature=0, max_tokens=8)
     assert greedy.choices[0].message.content == ask(server, messages, max_tokens=8).choices[0].message.content
@@ -115,7 +113,10 @@ def test_conversations_have_roles(server, engine):
         {"role": "assistant", "content": "hello!", "refusal": None},
         {"role": "user", "name": "ann", "content": [{"type": "text", "text": "what is red?"}]},
     ]
-    own = [{"role": "system" if each["role"] == "developer" else each["role"], "content": each["content"]} for each in messages]
+    own = [
+        {"role": "system" if each["role"] == "developer" else each["role"], "content": each["content"]}
+        for each in messages
+    ]
     answer = ask(server, messages, max_tokens=4, user="ann", metadata={"a": "b"}, store=False)
     assert answer.usage.prompt_tokens == engine.prepare_answer(own)["input_ids"].shape[1]
     assert answer.choices[0].message.content.strip() == engine.answer(own, max_new_tokens=4, do_sample=False)
@@ -136,12 +137,12 @@ def test_a_stream_that_is_left_stops(engine, messages, monkeypatch):
     held = HeldEngine(engine)
     stops = []
 
-    def endless(_, *, stop, on_end, **options):
-        while not stop():
+    def endless(_, **options):
+        while not options["stop"]():
             yield "word "
         stops.append(True)
 
-    monkeypatch.setattr(held, "stream_answer", lambda messages, **options: endless(messages, **options))
+    monkeypatch.setattr(held, "stream_answer", endless)
     with live(held) as server:
         stream = ask(server, messages, stream=True)
         assert next(iter(stream)).choices[0].delta.role == "assistant"
@@ -213,7 +214,11 @@ SURPLUS = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA
         ({"logprobs": True}, "`logprobs` is not served", "logprobs"),
         ({"logit_bias": {"1": 3}}, "`logit_bias` is not served", "logit_bias"),
         ({"frequency_penalty": 0.5}, "`frequency_penalty` is not served", "frequency_penalty"),
-        ({"temperature": 3}, "`temperature` is wrong: input should be less than or equal to 2, but got 3", "temperature"),
+        (
+            {"temperature": 3},
+            "input should be less than or equal to 2, but got 3",
+            "temperature",
+        ),
         ({"top_p": 0}, "`top_p` is wrong: input should be greater than 0", "top_p"),
         ({"max_tokens": 0}, "`max_tokens` is wrong", "max_tokens"),
         ({"max_tokens": 65}, "must be at most 64 here, but got 65", "max_completion_tokens"),
@@ -239,6 +244,13 @@ def test_too_many_pictures(server, messages):
 
 
 def test_neutral_values_are_taken(server):
-    neutral = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "tools": [], "tool_choice": "auto"}
+    neutral = {
+        "n": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "logprobs": False,
+        "tools": [],
+        "tool_choice": "auto",
+    }
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "response_format": {"type": "text"}}
     assert server.post("/v1/chat/completions", json={**body, **neutral}).status_code == 200

@@ -52,7 +52,11 @@ def site():
 @pytest.fixture
 def internet(site, monkeypatch):
     """`public.example` is the site, as if it were on the internet; `inside.example` is where it really is."""
-    names = {"public.example": ["127.0.0.2"], "inside.example": ["127.0.0.1"], "mixed.example": ["127.0.0.2", "10.0.0.1"]}
+    names = {
+        "public.example": ["127.0.0.2"],
+        "inside.example": ["127.0.0.1"],
+        "mixed.example": ["127.0.0.2", "10.0.0.1"],
+    }
 
     async def resolve(host, _):
         if host not in names:
@@ -96,7 +100,9 @@ def test_public_pictures_come(internet, site):
     assert site.asked == [("/a.png", f"public.example:{site.server_port}")]
 
 
-@pytest.mark.parametrize("host", ["inside.example", "mixed.example", "127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254"])
+@pytest.mark.parametrize(
+    "host", ["inside.example", "mixed.example", "127.0.0.1", "[::1]", "10.0.0.1", "169.254.169.254"]
+)
 def test_private_addresses_are_not_touched(internet, site, host):
     assert refused(internet(host, "/a.png")) == "400: `image_url` leads to an address that is not public."
     assert site.asked == []

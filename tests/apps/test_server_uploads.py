@@ -10,11 +10,11 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 
-from live import data_url, png
-
 from transformers_wallaroo.apps.server.errors import ApiError
 from transformers_wallaroo.apps.server.settings import ServerSettings
 from transformers_wallaroo.apps.server.uploads import check_picture, decode_data_url
+
+from live import data_url, png
 
 SETTINGS = ServerSettings(max_upload=20_000, max_pixels=100 * 100)
 PICTURE = Image.effect_noise((100, 100), 80).convert("RGB")
@@ -60,9 +60,7 @@ def test_too_many_pixels_by_the_header():
 def test_bombs_that_pillow_does_not_open():
     error = refused(check_picture, bomb(50_000, 50_000), SETTINGS, "image")
     assert error.status_code == 400
-    assert error.detail == (
-        "`image` has more pixels than Pillow opens, but a picture may have 10000. Send it smaller."
-    )
+    assert error.detail == ("`image` has more pixels than Pillow opens, but a picture may have 10000. Send it smaller.")
 
 
 def test_too_many_bytes():
@@ -71,16 +69,23 @@ def test_too_many_bytes():
     assert error.detail == "`image` is larger than the 20000 bytes that a picture may have."
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"%PDF-1.4", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"%PDF-1.4", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n"]
+)
 def test_no_picture(data):
     error = refused(check_picture, data, SETTINGS, "image")
-    assert error.status_code == 400 and "is no picture that can be read. Send PNG, JPEG, WebP, GIF or BMP" in error.detail
+    assert (
+        error.status_code == 400 and "is no picture that can be read. Send PNG, JPEG, WebP, GIF or BMP" in error.detail
+    )
 
 
 def test_formats_whose_readers_do_more_are_not_opened():
     """Pillow has readers that start other programs (EPS) or are rarely used; none of them is asked."""
     for format in ("EPS", "TIFF", "ICO"):
-        assert "no picture that can be read" in refused(check_picture, png(PICTURE.crop((0, 0, 8, 8)), format), SETTINGS, "image").detail
+        assert (
+            "no picture that can be read"
+            in refused(check_picture, png(PICTURE.crop((0, 0, 8, 8)), format), SETTINGS, "image").detail
+        )
 
 
 def test_data_urls():

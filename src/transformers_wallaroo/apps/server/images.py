@@ -60,9 +60,7 @@ async def edit(request: Request) -> dict[str, Any]:
         if strange:
             raise ApiError(400, f"`{strange[0]}` is not served here: send one file, `image`.", param=strange[0])
         if len(files) != 1:
-            raise ApiError(
-                400, f"`image` must be one file, the picture to change, but got {len(files)}.", param="image"
-            )
+            raise ApiError(400, f"`image` must be one file, the source, but got {len(files)}.", param="image")
         data = await files[0][1].read(service.settings.max_upload + 1)
     try:
         body = ImageRequest.model_validate(fields)
