@@ -29,7 +29,7 @@ def deploy():
 
 
 def test_unknown_arguments(deploy):
-    with pytest.raises(ValueError, match="The arguments may be checkpoint, .* but got replica"):
+    with pytest.raises(ValueError, match=r"The arguments may be checkpoint, .* but got replica"):
         deploy({"replica": 2})
 
 
