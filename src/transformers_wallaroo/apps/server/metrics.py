@@ -16,29 +16,29 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        with_registry = {"registry": self.registry}
+        registry = self.registry
         self.requests = Counter(
             "wallaroo_requests",
             "Requests by path and status; 499: the client left.",
             ["path", "status"],
-            **with_registry,
+            registry=registry,
         )
         self.seconds = Histogram(
             "wallaroo_request_seconds",
             "From a request's arrival to the end of its answer.",
             ["path"],
             buckets=SECONDS,
-            **with_registry,
+            registry=registry,
         )
         self.batches = Histogram(
-            "wallaroo_batch_size", "Pictures that were made at once.", buckets=BATCHES, **with_registry
+            "wallaroo_batch_size", "Pictures that were made at once.", buckets=BATCHES, registry=registry
         )
         self.batch_seconds = Histogram(
-            "wallaroo_batch_seconds", "What a batch or an answer took.", ["kind"], buckets=SECONDS, **with_registry
+            "wallaroo_batch_seconds", "What a batch or an answer took.", ["kind"], buckets=SECONDS, registry=registry
         )
-        self.images = Counter("wallaroo_images", "Pictures that were made.", ["task"], **with_registry)
+        self.images = Counter("wallaroo_images", "Pictures that were made.", ["task"], registry=registry)
         self.tokens = Counter(
-            "wallaroo_tokens", "Tokens of conversations, read and written.", ["kind"], **with_registry
+            "wallaroo_tokens", "Tokens of conversations, read and written.", ["kind"], registry=registry
         )
         self._gauges = {
             "wallaroo_queue_length": "Pictures and answers that wait.",
