@@ -112,11 +112,8 @@ async def _follow(url: str, settings: ServerSettings, param: str) -> bytes:
             if urlsplit(url).scheme not in ("http", "https"):
                 raise ApiError(400, f"`{param}` leads to a URL that is neither http nor https.", param=param)
             # No compression: what is counted is what is kept.
-            headers = {
-                "Host": urlsplit(url).netloc.rpartition("@")[2],
-                "Accept": "image/*",
-                "Accept-Encoding": "identity",
-            }
+            host = urlsplit(url).netloc.rpartition("@")[2]
+            headers = [("Host", host), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
             async with pool.stream("GET", url, headers=headers) as response:
                 if response.status in MOVED:
                     told = {name.lower(): value for name, value in response.headers}

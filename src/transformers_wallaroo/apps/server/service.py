@@ -114,7 +114,8 @@ class Service:
 
     def _answer(self, work: Work) -> AnswerEnd:
         item: Answering = work.item
-        stops, ends = StopTexts(item.stop), []
+        stops = StopTexts(item.stop)
+        ends: list[AnswerEnd] = []
         pieces = self.engine.stream_answer(
             item.messages, stop=lambda: stops.found or work.left.is_set(), on_end=ends.append, **item.options
         )
