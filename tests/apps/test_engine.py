@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from transformers_wallaroo import embedded, tiny_path
-from transformers_wallaroo.apps import ImageJob, Stopped
+from transformers_wallaroo.apps import AnswerEnd, ImageJob, Stopped
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.evaluation.shapes import question_of
 from transformers_wallaroo.shapes import make_sample
@@ -53,6 +53,21 @@ def test_answer_stops(engine, question):
     assert next(pieces) == whole[0]
     pieces.close()  # as a client that goes away
     assert engine.answer(ask(question), **GREEDY) == "".join(whole).strip()
+
+
+def test_answers_say_how_they_ended(engine, question):
+    ends = []
+    messages = ask(question)
+    text = "".join(engine.stream_answer(messages, on_end=ends.append, **GREEDY))
+    list(engine.stream_answer(messages, max_new_tokens=2, on_end=ends.append, **GREEDY))
+    list(engine.stream_answer(messages, stop=lambda: True, on_end=ends.append, **GREEDY))
+    prompt = engine.prepare_answer(messages)["input_ids"].shape[1]
+    count = len(engine.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert ends == [
+        AnswerEnd(prompt, count + 1, "stop"),
+        AnswerEnd(prompt, 2, "length"),
+        AnswerEnd(prompt, 1, "stopped"),
+    ]
 
 
 def test_errors_of_the_writer_reach_the_reader(engine, question):

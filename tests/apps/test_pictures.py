@@ -1,13 +1,14 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """PNG files that know how they were made."""
 
+import io
 import os
 
 import pytest
 from PIL import Image
 
 from transformers_wallaroo.apps import open_picture, read_picture_info, save_picture
-from transformers_wallaroo.apps.pictures import picture_hash
+from transformers_wallaroo.apps.pictures import picture_hash, write_png
 
 PICTURE = Image.effect_noise((20, 12), 80).convert("RGB")
 INFO = {"prompt": "一只红色的袋鼠", "seed": 7, "sampling": {"guidance_scale": 3.0}}
@@ -18,6 +19,13 @@ def test_info_and_pixels_come_back(tmp_path):
     assert read_picture_info(path) == INFO
     assert Image.open(path).tobytes() == PICTURE.tobytes()
     assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_png_in_memory_is_that_of_the_file(tmp_path):
+    file = io.BytesIO()
+    write_png(PICTURE, file, INFO)
+    assert file.getvalue() == save_picture(PICTURE, tmp_path / "a.png", INFO).read_bytes()
+    assert read_picture_info(file) == INFO
 
 
 def test_file_is_readable_as_any_other(tmp_path):

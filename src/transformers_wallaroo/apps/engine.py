@@ -88,6 +88,22 @@ class ImageJob:
 
 
 @dataclass(frozen=True)
+class AnswerEnd:
+    """How an answer ended.
+
+    Attributes:
+        prompt_tokens: of the conversation, pictures included.
+        new_tokens: that were written, the one that ends the answer included.
+        reason: `"stop"` where the checkpoint ended it, `"length"` at `max_new_tokens`, `"stopped"` where `stop` said
+            so.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class MadeImage:
     """A picture and all that its making depended on, as `save_picture` writes it into the file."""
 
@@ -157,6 +173,7 @@ class Engine:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int | None = None,
         stop: Callable[[], bool] | None = None,
+        on_end: Callable[[AnswerEnd], None] | None = None,
         **options: Any,
     ) -> Iterator[str]:
         """The answer to a conversation, in pieces as they come.
@@ -165,20 +182,20 @@ class Engine:
             messages: as chat templates take them; a part of a content is `{"type": "text", "text": ...}` or
                 `{"type": "image", "image": ...}`.
             stop: asked at each token; where it says yes, the answer ends there.
+            on_end: told how a whole answer ended, after its last piece.
             options: arguments of transformers' `generate`.
         """
-        inputs = self.processor.apply_chat_template(
-            _as_parts(messages), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(self.model.device)
+        inputs = self.prepare_answer(messages).to(self.model.device)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         left = threading.Event()
+        written: list[torch.Tensor] = []
         failed: list[BaseException] = []
         criteria = StoppingCriteriaList([StopWhen(lambda: left.is_set() or (stop is not None and stop()))])
 
         def run() -> None:
             try:
                 with self._lock:
-                    self.model.generate(
+                    ids = self.model.generate(
                         **inputs,
                         task="understand",
                         max_new_tokens=max_new_tokens,
@@ -187,6 +204,7 @@ class Engine:
                         stopping_criteria=criteria,
                         **options,
                     )
+                written.append(ids[0, inputs["input_ids"].shape[1] :])
             except BaseException as error:  # noqa: BLE001 (raised again by the reader)
                 failed.append(error)
                 streamer.end()
@@ -200,6 +218,20 @@ class Engine:
             writer.join()
         if failed:
             raise failed[0]
+        if on_end is not None:
+            on_end(self._end(inputs["input_ids"].shape[1], written[0], max_new_tokens))
+
+    def prepare_answer(self, messages: Sequence[Mapping[str, Any]]) -> Any:
+        """The processor's inputs of a conversation, which raises for what is wrong with it."""
+        return self.processor.apply_chat_template(
+            _as_parts(messages), tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+
+    def _end(self, prompt_tokens: int, ids: torch.Tensor, max_new_tokens: int) -> AnswerEnd:
+        ends = self.model.generation_config.eos_token_id
+        if int(ids[-1]) in (ends if isinstance(ends, list) else [ends]):
+            return AnswerEnd(prompt_tokens, len(ids), "stop")
+        return AnswerEnd(prompt_tokens, len(ids), "length" if len(ids) >= max_new_tokens else "stopped")
 
     def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
         """The whole answer to a conversation; arguments as for `stream_answer`."""
@@ -360,4 +392,4 @@ def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checked
 
 
-__all__ = ["SAMPLING", "Engine", "ImageJob", "MadeImage", "Stopped"]
+__all__ = ["SAMPLING", "AnswerEnd", "Engine", "ImageJob", "MadeImage", "Stopped"]

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -29,13 +29,10 @@ def save_picture(
     if path.suffix.lower() != ".png":
         raise ValueError(f"`path` must end in .png, which keeps pictures as they are made, but got {path}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    chunk = PngInfo()
-    if info is not None:
-        chunk.add_itxt(KEY, json.dumps(dict(info), ensure_ascii=False))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            picture.save(file, format="PNG", pnginfo=chunk)
+            write_png(picture, file, info)
         # `mkstemp` makes it for its owner alone.
         mask = os.umask(0)
         os.umask(mask)
@@ -50,7 +47,15 @@ def save_picture(
     return path
 
 
-def read_picture_info(path: str | Path) -> dict[str, Any]:
+def write_png(picture: Image.Image, file: IO[bytes], info: Mapping[str, Any] | None = None) -> None:
+    """Writes a PNG as `save_picture` does, into a file that is open."""
+    chunk = PngInfo()
+    if info is not None:
+        chunk.add_itxt(KEY, json.dumps(dict(info), ensure_ascii=False))
+    picture.save(file, format="PNG", pnginfo=chunk)
+
+
+def read_picture_info(path: str | Path | IO[bytes]) -> dict[str, Any]:
     """What `save_picture` wrote with a picture; a `ValueError` where there is nothing of the kind."""
     with Image.open(path) as picture:
         picture.load()  # text may stand behind the pixels
@@ -85,4 +90,4 @@ def picture_hash(picture: Image.Image) -> str:
     return hashlib.sha256(f"{picture.size}".encode() + np.asarray(picture).tobytes()).hexdigest()
 
 
-__all__ = ["open_picture", "picture_hash", "read_picture_info", "save_picture"]
+__all__ = ["open_picture", "picture_hash", "read_picture_info", "save_picture", "write_png"]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, text, training
+from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, serve, text, training
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -40,6 +40,7 @@ def wallaroo(
     wallaroo convert --help                                 released weights into a checkpoint
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo eval geneval --prompts PATH --output DIR       draw a benchmark as its scorer reads it
+    wallaroo serve                                          serve it to OpenAI's clients
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
     wallaroo encode examples/recipes/tiny/stage-4.yaml      make the codes of its images once
@@ -52,7 +53,7 @@ def wallaroo(
     """
 
 
-for group in (text, pictures, checkpoints, training, hub):
+for group in (text, pictures, checkpoints, training, hub, serve):
     app.add_typer(group.app)
 for group in (benchmarks, reconstruction):
     evaluation.app.add_typer(group.app)
