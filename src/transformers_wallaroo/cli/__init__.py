@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import evaluation, training
+from . import evaluation, training, web
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -32,6 +32,7 @@ def wallaroo(
     """One autoregressive model that understands, draws and edits images.
 
     \b
+    wallaroo app                                            the web page, in a browser
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
@@ -43,6 +44,7 @@ def wallaroo(
 
 app.add_typer(training.app)
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(web.app)
 
 
 def main() -> None:
