@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny test test-oldest lint format clean
+.PHONY: help demo tiny test test-oldest test-e2e lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -23,6 +23,9 @@ test: $(VENV)/.installed $(VENV)/.quantize  ## the whole test suite on the pinne
 
 test-oldest: .venv-oldest/.installed .venv-oldest/.quantize  ## the same on the oldest transformers that is supported
 	PYTHONPATH=.venv-oldest/quantize .venv-oldest/bin/python -m pytest -n $(WORKERS)
+
+test-e2e: .venv-e2e/.installed  ## the web page in a headless Chromium (Debian: chromium and chromium-driver)
+	.venv-e2e/bin/python -m pytest tests/e2e tests/apps tests/cli
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
@@ -46,6 +49,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
+.venv-e2e/.installed: pyproject.toml constraints-e2e.txt
+	$(PYTHON) -m venv .venv-e2e
+	.venv-e2e/bin/python -m pip install --quiet --constraint constraints-e2e.txt torch
+	.venv-e2e/bin/python -m pip install --quiet --constraint constraints-e2e.txt --editable '.[app,e2e]'
+	touch $@
+
 # torchao is for the tests of quantised weights alone, and in a folder of its own: where transformers finds it, every
 # command prints warnings of its libraries for GPUs.
 $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
@@ -53,4 +62,4 @@ $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-oldest demo-output converted-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-e2e demo-output converted-output .pytest_cache .mypy_cache .ruff_cache

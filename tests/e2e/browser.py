@@ -142,16 +142,12 @@ class Visitor:
         sent = [entry["params"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
         return [params["request"]["url"] for params in sent]
 
-    def shot(self, path: Path, *, whole: bool = False) -> Path:
-        """A screenshot once nothing moves any more."""
+    def shot(self, path: Path) -> Path:
+        """A screenshot once nothing moves any more, with the mouse out of the way."""
+        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 1, "y": 1})
         before = None
         deadline = time.monotonic() + PATIENCE
         while (now := self.driver.get_screenshot_as_png()) != before and time.monotonic() < deadline:
             before = now
-        if whole:
-            import base64
-
-            taken = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-            now = base64.b64decode(taken["data"])
         path.write_bytes(now)
         return path

@@ -38,14 +38,14 @@ CSS = """
 #chat-conversation button[title="Share"], #chat-conversation button[title="Clear"] { display: none; }
 #chat-examples img { max-height: 40px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0 10px !important; }
+  .gradio-container > .main { padding: 4px 12px 24px !important; }
   #masthead .about { margin-left: 0; }
 }
 """
 CRISP = """
 img { image-rendering: pixelated; }
 .image-frame, .image-frame img { width: 100% !important; height: 100% !important; object-fit: contain !important; }
-#chat-conversation .message img { width: 192px; }
+#chat-conversation .message img { width: 160px !important; height: auto !important; }
 """
 
 

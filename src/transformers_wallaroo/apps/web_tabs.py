@@ -78,7 +78,7 @@ class DrawTab:
 
     def __init__(self, engine: Engine, examples: Examples, session: gr.State, history: gr.Gallery):
         self.engine, self.history = engine, history
-        with gr.Row():
+        with gr.Row(elem_id="draw-panel"):
             with gr.Column(min_width=300):
                 self.prompt = gr.Textbox(
                     label="Prompt", placeholder="What to draw", lines=2, elem_id="draw-prompt", value=examples.draw[0]
@@ -161,7 +161,7 @@ class EditTab:
 
     def __init__(self, engine: Engine, examples: Examples, session: gr.State, history: gr.Gallery):
         self.engine, self.history = engine, history
-        with gr.Row():
+        with gr.Row(elem_id="edit-panel"):
             with gr.Column(min_width=300):
                 self.source = picture_input("Picture to change", "edit-source", 240)
                 self.prompt = gr.Textbox(
@@ -172,6 +172,7 @@ class EditTab:
             with gr.Column(min_width=300):
                 self.result = gr.ImageSlider(
                     label="Before and after",
+                    show_label=False,
                     elem_id="edit-result",
                     elem_classes="result",
                     type="filepath",
@@ -263,7 +264,7 @@ class ChatTab:
         self.conversation = gr.Chatbot(
             label="Conversation",
             show_label=False,
-            height=460,
+            height=500,
             elem_id="chat-conversation",
             elem_classes="result",
             placeholder=f"Ask about a picture, or write **{draw}** and what to draw, **{edit}** and what to change.",
@@ -293,6 +294,7 @@ class ChatTab:
         anew.click(None, cancels=event, **AT_ONCE).then(self.forget, session, self.conversation, **AT_ONCE)
 
     def run(self, session: Session, turn: dict[str, Any]) -> Iterator[Values]:
+        before = len(session.bubbles)
         try:
             with closing(talk(self.engine, session, turn.get("text") or "", turn.get("files") or [])) as steps:
                 for _ in steps:
@@ -300,7 +302,9 @@ class ChatTab:
             yield {self.conversation: self.show(session), self.history: history_of(session)}
         except TOLD as error:
             warned(error)
-            yield {self.conversation: self.show(session)}
+            # The browser has emptied the box; a turn that was refused goes back into it.
+            refused = len(session.bubbles) == before
+            yield {self.conversation: self.show(session), self.turn: turn if refused else None}
 
     def show(self, session: Session) -> list[dict[str, Any]]:
         return [dict(bubble) for bubble in session.bubbles]
