@@ -42,9 +42,9 @@ def event(index):
     return gr.SelectData(None, {"index": index, "value": None})
 
 
-def of(update, name="value"):
-    """What an update says of a component."""
-    return update[name] if isinstance(update, dict) else getattr(update, name)
+def names(gallery):
+    """File and caption of each picture of a gallery, which gradio has taken over."""
+    return [(item["image"]["orig_name"], item["caption"]) for item in gallery.value]
 
 
 def test_drawing_shows_rows_then_the_picture(page, session):
@@ -55,9 +55,9 @@ def test_drawing_shows_rows_then_the_picture(page, session):
     assert rows and all("of 8 codes" in step[draw.status] for step in rows)
     last = rest[-1]
     [kept] = session.pictures
-    assert of(last[draw.result]) == [kept.path] and last[draw.status] == kept.note
-    assert of(last[draw.download]) == str(kept.path) and read_picture_info(kept.path)["seed"] == 7
-    assert of(last[page.history]) == [(kept.path, "a red circle")]
+    assert names(last[draw.result]) == [(kept.path.name, None)] and last[draw.status] == kept.note
+    assert last[draw.download].value["orig_name"] == kept.path.name and read_picture_info(kept.path)["seed"] == 7
+    assert names(last[page.history]) == [(kept.path.name, "a red circle")]
 
 
 def test_one_of_several_is_chosen(page, session):
@@ -85,11 +85,11 @@ def test_the_history_brings_back_prompt_and_settings(page, session, source):
     list(page.draw.run(session, "a red circle", *custom))
     list(page.edit.run(session, source, "remove the red circle", *SETTINGS))
     back = page.again(session, event(1))
-    assert of(back[page.tabs], "selected") == "draw" and back[page.draw.prompt] == "a red circle"
+    assert back[page.tabs].selected == "draw" and back[page.draw.prompt] == "a red circle"
     assert [back[field] for field in page.draw.settings.fields] == list(custom)
     assert page.edit.prompt not in back
     back = page.again(session, event(0))
-    assert of(back[page.tabs], "selected") == "edit" and back[page.edit.prompt] == "remove the red circle"
+    assert back[page.tabs].selected == "edit" and back[page.edit.prompt] == "remove the red circle"
     assert Image.open(back[page.edit.source]).tobytes() == Image.open(source).tobytes()
     assert page.again(session, event(7)).keys() == {page.tabs}
 
@@ -130,9 +130,9 @@ def test_a_conversation(page, session):
     chat = page.chat
     *_, last = chat.run(session, {"text": "/draw a red circle", "files": []})
     assert [bubble["role"] for bubble in last[chat.conversation]] == ["user", "assistant", "assistant"]
-    assert of(last[page.history])[0][1] == "a red circle"
+    assert names(last[page.history]) == [(session.pictures[0].path.name, "a red circle")]
     with pytest.warns(UserWarning, match="but no /paint"):
-        [step] = chat.run(session, {"text": "/paint it", "files": []})
+        *_, step = chat.run(session, {"text": "/paint it", "files": []})
     assert step[chat.turn] == {"text": "/paint it", "files": []}, "what was written comes back"
     assert chat.forget(session) == [] and session.bubbles == [] and len(session.pictures) == 1
 

@@ -108,7 +108,7 @@ class Visitor:
         return self.find(selector).text.strip()
 
     def value(self, selector: str) -> str:
-        return self.find(f"{selector} textarea, {selector} input").get_attribute("value")
+        return self.find(f"{selector} textarea, {selector} input:not([type=file])").get_attribute("value")
 
     def images(self, selector: str) -> list[str]:
         """Addresses of the pictures that are shown, once each is loaded."""

@@ -11,8 +11,8 @@ from .engine import Engine
 CRISP_SIDE = 128
 
 CSS = """
-.gradio-container { width: 100% !important; max-width: 1160px !important; margin: 0 auto !important; }
-.gradio-container > .main { padding: 8px 0 32px !important; max-width: none !important; }
+.gradio-container { width: 100% !important; max-width: 1184px !important; margin: 0 auto !important; }
+.gradio-container > .main { padding: 8px 12px 32px !important; max-width: none !important; }
 #masthead { display: flex; flex-wrap: wrap; align-items: baseline; gap: 2px 14px; padding: 8px 2px; }
 #masthead h1 { margin: 0; font-size: 1.7rem; font-weight: 700; letter-spacing: -0.02em; }
 #masthead p { margin: 0; opacity: 0.75; }
@@ -38,7 +38,6 @@ CSS = """
 #chat-conversation button[title="Share"], #chat-conversation button[title="Clear"] { display: none; }
 #chat-examples img { max-height: 40px; }
 @media (max-width: 640px) {
-  .gradio-container > .main { padding: 4px 12px 24px !important; }
   #masthead .about { margin-left: 0; }
 }
 """

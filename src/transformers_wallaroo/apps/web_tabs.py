@@ -302,9 +302,10 @@ class ChatTab:
             yield {self.conversation: self.show(session), self.history: history_of(session)}
         except TOLD as error:
             warned(error)
-            # The browser has emptied the box; a turn that was refused goes back into it.
-            refused = len(session.bubbles) == before
-            yield {self.conversation: self.show(session), self.turn: turn if refused else None}
+            yield {self.conversation: self.show(session), self.turn: None}
+            # The browser has emptied the box without telling; a turn that was refused goes back into it.
+            if len(session.bubbles) == before:
+                yield {self.turn: turn}
 
     def show(self, session: Session) -> list[dict[str, Any]]:
         return [dict(bubble) for bubble in session.bubbles]
