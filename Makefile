@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny test test-oldest test-extras lint format clean test-lmms
+.PHONY: help demo tiny test test-oldest test-extras test-lmms test-e2e lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -30,6 +30,9 @@ test-extras: .venv-extras/.installed  ## what needs DeepSpeed or bitsandbytes: Z
 test-lmms: .venv-lmms/.installed  ## the plug-in within the real lmms-eval, in .venv-lmms
 	.venv-lmms/bin/python -m pytest tests/evaluation/test_lmms.py tests/evaluation/test_lmms_plugin.py \
 	    tests/evaluation/test_answering.py
+
+test-e2e: .venv-e2e/.installed  ## the web page in a headless Chromium (Debian: chromium and chromium-driver)
+	.venv-e2e/bin/python -m pytest tests/e2e tests/apps/test_web.py tests/cli/test_web_command.py
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
@@ -57,6 +60,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-extras/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' bitsandbytes deepspeed
+	touch $@
 
 # lmms-eval's own list of dependencies is some hundred packages, for models that this does not run.
 .venv-lmms/.installed: pyproject.toml constraints.txt constraints-lmms.txt
@@ -66,6 +70,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	.venv-lmms/bin/python -m pip install --quiet --no-deps --requirement constraints-lmms.txt
 	touch $@
 
+.venv-e2e/.installed: pyproject.toml constraints-e2e.txt
+	$(PYTHON) -m venv .venv-e2e
+	.venv-e2e/bin/python -m pip install --quiet --constraint constraints-e2e.txt torch
+	.venv-e2e/bin/python -m pip install --quiet --constraint constraints-e2e.txt --editable '.[app,e2e]'
+	touch $@
+
 # torchao is for the tests of quantised weights alone, and in a folder of its own: where transformers finds it, every
 # command prints warnings of its libraries for GPUs.
 $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
@@ -73,4 +83,4 @@ $(VENV)/.quantize .venv-oldest/.quantize: %/.quantize: %/.installed
 	touch $@
 
 clean:  ## remove the environments and what the demo wrote
-	rm -rf .venv .venv-oldest .venv-extras demo-output converted-output .pytest_cache .mypy_cache .ruff_cache .venv-lmms
+	rm -rf .venv .venv-oldest .venv-extras demo-output converted-output .pytest_cache .mypy_cache .ruff_cache .venv-lmms .venv-e2e

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, serve, text, training
+from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, serve, text, training, web
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -38,6 +38,7 @@ def wallaroo(
     wallaroo chat                                           all of it, turn by turn
     wallaroo info                                           what a checkpoint or a picture is
     wallaroo convert --help                                 released weights into a checkpoint
+    wallaroo app                                            the web page, in a browser
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo eval geneval --prompts PATH --output DIR       draw a benchmark as its scorer reads it
     wallaroo serve                                          serve it to OpenAI's clients
@@ -53,7 +54,7 @@ def wallaroo(
     """
 
 
-for group in (text, pictures, checkpoints, training, hub, serve):
+for group in (text, pictures, checkpoints, training, hub, serve, web):
     app.add_typer(group.app)
 for group in (benchmarks, reconstruction):
     evaluation.app.add_typer(group.app)

@@ -1,0 +1,106 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Conversations of the page: questions, `/draw`, `/edit`, and what is left of a turn that ends early."""
+
+import pytest
+
+from transformers_wallaroo.apps import Engine, read_picture_info
+from transformers_wallaroo.apps.conversation import talk
+from transformers_wallaroo.apps.page import Session
+from transformers_wallaroo.shapes import make_sample
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine.load()
+
+
+@pytest.fixture
+def session():
+    session = Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def upload(tmp_path):
+    sample = make_sample("understand", 3, 30260, kind="description", language="en", bucket=(64, 64))
+    sample["images"][0].save(tmp_path / "shapes.png")
+    return str(tmp_path / "shapes.png"), sample["meta"]["answer"]
+
+
+def said(session):
+    return [(bubble["role"], bubble["content"]) for bubble in session.bubbles]
+
+
+def test_a_question_about_a_picture_and_another(engine, session, upload):
+    file, answer = upload
+    list(talk(engine, session, "describe the picture", [file]))
+    assert said(session)[:2] == [("user", {"path": file}), ("user", "describe the picture")]
+    assert session.bubbles[2]["content"].replace(" ,", ",") == answer.replace(" ,", ",")
+    list(talk(engine, session, "how many shapes are there?"))
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
+    # The picture is shown to the model once, in the turn it came with.
+    kinds = [[part["type"] for part in message["content"]] for message in session.messages[::2]]
+    assert kinds == [["image", "text"], ["text"]]
+
+
+def test_draw_edit_and_ask_about_it(engine, session):
+    list(talk(engine, session, "/draw a red circle"))
+    (_, asked), (_, drawn), (_, note) = said(session)
+    assert asked == "/draw a red circle" and note.startswith("Seed ") and session.messages == []
+    assert read_picture_info(drawn["path"])["task"] == "generate"
+    list(talk(engine, session, "/edit make the red circle blue"))
+    edited = session.pictures[0]
+    assert edited.info["task"] == "edit" and edited.source.read_bytes() == session.pictures[1].path.read_bytes()
+    list(talk(engine, session, "what do you see?"))
+    [question, answer] = session.messages
+    assert [part["type"] for part in question["content"]] == ["image", "text"]
+    assert answer["content"] == session.bubbles[-1]["content"] != ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Write something, or add a picture"),
+        ("/paint a cat", "There are /draw and /edit, but no /paint"),
+        ("/draw", "Say what to draw"),
+        ("/edit make it blue", "There is no picture to change yet"),
+    ],
+)
+def test_what_is_amiss_changes_nothing(engine, session, text, message):
+    with pytest.raises(ValueError, match=message):
+        list(talk(engine, session, text))
+    assert session == Session()
+
+
+def test_a_picture_alone_is_no_question(engine, session, upload):
+    with pytest.raises(ValueError, match="Say what you want to know"):
+        list(talk(engine, session, " ", [upload[0]]))
+    assert session == Session()
+
+
+def test_a_turn_that_is_left_stays_as_far_as_it_came(engine, session, upload):
+    turn = talk(engine, session, "describe the picture", [upload[0]])
+    while not session.messages:
+        next(turn)
+    turn.close()
+    first = session.bubbles[-1]["content"]
+    assert first and session.messages[-1] == {"role": "assistant", "content": first}
+    turn = talk(engine, session, "/draw a red circle")
+    next(turn)
+    turn.close()
+    assert session.bubbles[-1]["content"] == "Stopped." and session.pictures == []
+    list(talk(engine, session, "how many shapes are there?"))
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
+
+
+def test_a_turn_that_fails_says_so(engine, session, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("the device\nis gone")
+        yield
+
+    monkeypatch.setattr(engine, "stream_answer", fail)
+    with pytest.raises(RuntimeError, match="the device"):
+        list(talk(engine, session, "what do you see?"))
+    assert said(session) == [("user", "what do you see?"), ("assistant", "the device is gone")]
+    assert session.messages == []
