@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from ..configuration_wallaroo import WallarooConfig, WallarooVQConfig
-from ..embedded import check_path
 from ..image_grid_wallaroo import ImageTask, get_task
 from ..modeling_wallaroo_vq import ENCODE_CHUNK, WallarooVQModel
 from ..processing_wallaroo import WallarooProcessor
@@ -102,7 +101,6 @@ def load_tokenizer(config: StageConfig) -> WallarooVQModel:
 
 def load_vq(checkpoint: str | Path) -> WallarooVQModel:
     """The VQ tokenizer of a checkpoint, or one that was saved by itself, in float32."""
-    check_path(checkpoint)
     kind = WallarooConfig.get_config_dict(checkpoint)[0].get("model_type")
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     if kind == WallarooVQConfig.model_type:
