@@ -14,6 +14,6 @@ def test_the_figure_is_what_the_code_makes(tmp_path, monkeypatch):
     block = re.search(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "editing.md", "exec"), {"__name__": "__main__"})
-    found, shown = (np.asarray(Image.open(folder / "editing.png")) for folder in (tmp_path, DOCS / "pictures"))
+    found, shown = (np.asarray(Image.open(folder / "editing.png")) for folder in (tmp_path, DOCS / "images"))
     assert found.shape == shown.shape
     assert np.abs(found.astype(int) - shown).max() <= 8
