@@ -136,6 +136,22 @@ def test_the_benchmarks_of_overhead_and_speculation(tmp_path):
     assert all(rows["plain"]["forwards"] == 16 > rows["window 4"]["forwards"] for rows in figures.values())
 
 
+def test_the_load_on_the_server(tmp_path, capsys, monkeypatch):
+    for name in ("fastapi", "openai"):
+        pytest.importorskip(name, reason="the server and its client")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = ["--clients=3", "--seconds=1", "--batches=2", "--kinds", "draw", "edit", "ask", f"--folder={tmp_path}"]
+    load("serve_load").main([*options, f"--json={tmp_path / 'load.json'}"])
+    figures = json.loads((tmp_path / "load.json").read_text())["figures"]["2"]
+    assert sum(figures["answered"].values()) >= 3 and figures["unclean"] == [] and figures["memory_mb"][0] > 0
+    assert "unclean 0" in capsys.readouterr().out
+
+
+def test_what_the_load_calls_growth():
+    pytest.importorskip("openai", reason="the server's client")
+    assert load("serve_load").growth([9, 9, 100, 100, 103, 103]) == 3
+
+
 def test_the_benchmark_of_7b_says_what_it_needs():
     gpu = load("gpu_7b")
     if not torch.cuda.is_available():

@@ -35,6 +35,10 @@ def test_unknown_arguments(deploy):
 
 def test_replicas_answer(deploy, monkeypatch):
     monkeypatch.setenv("WALLAROO_API_KEY", "a-key")
+    # On a busy machine Ray's workers, which are nice to others, do not import in the 5 seconds of a check.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "300")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
