@@ -46,7 +46,7 @@ def test_what_is_missing_makes_the_status_one(tmp_path, monkeypatch, capfd):
     assert eval_smoke.main(["--output", str(tmp_path / "smoke"), "--only", "imgedit", "vq"]) == 1
     told = capfd.readouterr()
     assert table_of(told.out) == {"imgedit": ("0 files", "NO"), "vq": ("16 pictures", "yes")}
-    assert "out of ink" in told.err and "there is no folder" in told.err
+    assert "out of ink" in told.err and "missing 3: 40.png" in told.out
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):

@@ -60,7 +60,7 @@ def report_page(parts: Sequence[Part], scores: dict[str, float], title: str) -> 
 
 
 def _tables(scores: dict[str, float]) -> list[dict[str, Any]]:
-    """The paper's tables with our numbers beside; those with numbers first."""
+    """The paper's tables with our numbers beside."""
     tables = []
     for table in paper_tables():
         rows = []
