@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny test test-oldest test-extras test-lmms test-e2e lint format clean
+.PHONY: help demo tiny eval-smoke test test-oldest test-extras test-lmms test-e2e lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -17,6 +17,9 @@ demo: $(VENV)/.installed  ## wallaroo-tiny answers, draws and edits; pictures an
 
 tiny: $(VENV)/.installed  ## train wallaroo-tiny from nothing into runs/tiny; goes on where it was stopped
 	$(BIN)/python examples/train_tiny.py --output runs/tiny
+
+eval-smoke: $(VENV)/.installed  ## every benchmark of `wallaroo eval` on wallaroo-tiny and a few prompts, into runs/eval-smoke
+	$(BIN)/python examples/eval_smoke.py --output runs/eval-smoke
 
 test: $(VENV)/.installed $(VENV)/.quantize  ## the whole test suite on the pinned, newest transformers
 	PYTHONPATH=$(VENV)/quantize $(BIN)/python -m pytest -n $(WORKERS)

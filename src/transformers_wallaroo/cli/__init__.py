@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import benchmarks, checkpoints, data, evaluation, hub, pictures, reconstruction, serve, text, training, web
+from . import (
+    benchmarks,
+    checkpoints,
+    data,
+    evaluation,
+    hub,
+    pictures,
+    reconstruction,
+    reports,
+    serve,
+    text,
+    training,
+    web,
+)
 from .common import Commands, new_group
 
 app = new_group(cls=Commands, pretty_exceptions_enable=False)
@@ -41,6 +54,7 @@ def wallaroo(
     wallaroo app                                            the web page, in a browser
     wallaroo eval shapes                                    score the embedded checkpoint
     wallaroo eval geneval --prompts PATH --output DIR       draw a benchmark as its scorer reads it
+    wallaroo eval report DIR --scores NAME=VALUE            a page beside the paper's numbers
     wallaroo serve                                          serve it to OpenAI's clients
     wallaroo train examples/recipes/tiny/stage-2.yaml       train a stage
     wallaroo train-vq examples/recipes/tiny/vq.yaml         train an image tokenizer
@@ -56,7 +70,7 @@ def wallaroo(
 
 for group in (text, pictures, checkpoints, training, hub, serve, web):
     app.add_typer(group.app)
-for group in (benchmarks, reconstruction):
+for group in (benchmarks, reconstruction, reports):
     evaluation.app.add_typer(group.app)
 app.add_typer(evaluation.app, name="eval")
 app.add_typer(data.app, name="data")

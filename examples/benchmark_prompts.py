@@ -1,4 +1,8 @@
-"""Prompts of our own in the layout of each benchmark, of the shapes world: `wallaroo-tiny` knows what is meant."""
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Prompts of our own in the layout of each benchmark, of the shapes world: `wallaroo-tiny` knows what is meant.
+
+`eval_smoke.py` and the tests write them where they need them.
+"""
 
 import csv
 import json
