@@ -200,6 +200,14 @@ def test_max_length_counts_prompt_and_image(processor):
         processor(text="x", negative_prompt="kangaroo " * 2000, task="generate", height=32, width=48)
 
 
+def test_a_huge_edit_is_refused_before_its_placeholders_are_written(processor, picture, monkeypatch):
+    monkeypatch.setattr(type(processor), "prompt_text", lambda *_: pytest.fail("the prompt was written"))
+    with pytest.raises(
+        ValueError, match=r"An image of 16000 x 16000 pixels takes \d+ tokens, .* but the limit is 4096"
+    ):
+        processor(text="a", images=picture, task="edit", height=16000, width=16000)
+
+
 def test_max_length_counts_text_and_pictures(processor, picture):
     length = len(processor(text="What?", images=picture)["input_ids"][0])
     assert len(variant(processor, max_length=length)(text="What?", images=picture)["input_ids"][0]) == length

@@ -376,9 +376,14 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def encode_prompt(self, request: ImageRequest, prompt: str) -> list[int]:
         """Ids of a prompt, up to and with the token that starts the image; raises where they are too many."""
-        ids = self.tokenize(self.prompt_text(request, prompt))
         grid = request.grid(self.image_processor.downsample_factor)
         image_length = image_turn_length(*grid, self.row_ends) + len(self.tokenize(IMAGE_TURN_TAIL))
+        if image_length > self.max_length:  # told before a placeholder is written for each cell of a source
+            raise TooLongError(
+                f"An image of {request.height} x {request.width} pixels takes {image_length} tokens, without its "
+                f"prompt, but the limit is {self.max_length} (`max_length`). Take a smaller size."
+            )
+        ids = self.tokenize(self.prompt_text(request, prompt))
         if len(ids) + image_length > self.max_length:
             raise TooLongError(
                 f"`text` gives a prompt of {len(ids)} tokens, with {image_length} for the image of {request.height} x "

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_wallaroo.apps import Engine, ImageJob, page, read_picture_info
+from transformers_wallaroo.apps import Engine, ImageJob, MadeImage, page, read_picture_info
 from transformers_wallaroo.apps.page import AS_SOURCE, CUSTOM, Form, Session
 from transformers_wallaroo.apps.page_examples import PROMPTS, make_examples
 from transformers_wallaroo.apps.pictures import picture_hash
@@ -181,6 +181,19 @@ def test_a_session_keeps_and_trims(engine, session, tmp_path, monkeypatch):
     folder = session.folder
     session.close()
     assert not folder.exists()
+
+
+def test_pictures_that_are_shown_are_not_trimmed(session, monkeypatch):
+    monkeypatch.setattr(page, "MAX_KEPT", 1)
+    made = MadeImage(Image.new("RGB", (4, 4)), {"task": "generate", "seed": 1})
+    in_chat, chosen, forgotten = session.keep(made), session.keep(made), None
+    assert not in_chat.path.exists()
+    in_chat = session.keep(made)
+    session.bubbles.append({"role": "assistant", "content": {"path": str(in_chat.path)}})
+    chosen = session.keep(made)
+    session.chosen["draw"] = chosen
+    forgotten, last = session.keep(made), session.keep(made)
+    assert [kept.path.exists() for kept in (in_chat, chosen, forgotten, last)] == [True, True, False, True]
 
 
 def test_examples_are_of_the_world_the_checkpoint_knows(engine, tmp_path):

@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
 openai = pytest.importorskip("openai", reason="the server is tested with OpenAI's client")
 
 from transformers_wallaroo.apps import ImageJob, read_picture_info
+from transformers_wallaroo.apps.engine import NOT_TOLD
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.shapes import make_sample
 
@@ -90,6 +91,11 @@ def test_requests_of_equal_settings_share_a_batch(engine):
             assert opened(results[0].data[0]).size == (16, 16)
         metrics = server.get("/metrics").text
     assert held.batches == [[0], [1, 3], [2]]
+    infos = [read_picture_info(io.BytesIO(base64.b64decode(results[0].data[0].b64_json))) for _, results in calls]
+    assert [info["batch"] for info in infos[1::2]] == [  # not what another client asked for
+        {"index": 0, "size": 2, "others": NOT_TOLD},
+        {"index": 1, "size": 2, "others": NOT_TOLD},
+    ]
     assert 'wallaroo_images_total{task="generate"} 4.0' in metrics
     assert 'wallaroo_batch_size_bucket{le="1.0"} 2.0' in metrics and "wallaroo_batch_size_count 3.0" in metrics
 

@@ -20,6 +20,8 @@ from .pictures import picture_hash
 from .streaming import ImageStreamer, Stopped, StopWhen
 
 MAX_NEW_TOKENS = 512
+# Stands for the neighbours of a picture in its batch where they are nobody's business.
+NOT_TOLD = "not told"
 # What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
 SAMPLING = (
     "guidance_scale",

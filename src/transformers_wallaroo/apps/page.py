@@ -191,14 +191,14 @@ class Session:
     unseen: bool = False
     shown: dict[str, list[Kept]] = field(default_factory=dict)
     chosen: dict[str, Kept] = field(default_factory=dict)
-    _folder: Path | None = None
+    _folder: tempfile.TemporaryDirectory | None = None  # goes with the session, or with the process
     _number: int = 0
 
     @property
     def folder(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="wallaroo-page-"))
-        return self._folder
+            self._folder = tempfile.TemporaryDirectory(prefix="wallaroo-page-")
+        return Path(self._folder.name)
 
     def keep(self, made: MadeImage, source: Path | None = None, before: Image.Image | None = None) -> Kept:
         """Writes a picture with its settings, and its source beside it."""
@@ -217,7 +217,10 @@ class Session:
         """Removes the oldest pictures, and their files where nothing else needs them."""
         old = self.pictures[MAX_KEPT:]
         del self.pictures[MAX_KEPT:]
-        needed = {self.picture, *(kept.source for kept in self.pictures)}
+        seen = [*self.pictures, *self.chosen.values(), *(kept for tab in self.shown.values() for kept in tab)]
+        needed = {self.picture, *(path for kept in seen for path in (kept.path, kept.source, kept.before))}
+        contents = [bubble["content"] for bubble in self.bubbles]
+        needed |= {Path(content["path"]) for content in contents if isinstance(content, dict)}
         for path in {path for kept in old for path in (kept.path, kept.source, kept.before)} - needed:
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -241,7 +244,7 @@ class Session:
 
     def close(self) -> None:
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.cleanup()
 
 
 # ---------------------------------------------------------------------- work beside its reader

@@ -17,6 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 from ..image_processing_wallaroo import to_rgb
 
 KEY = "wallaroo"
+# Can be read only by setting it, which is for all threads: so once.
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 def save_picture(
@@ -33,10 +36,7 @@ def save_picture(
     try:
         with os.fdopen(handle, "wb") as file:
             write_png(picture, file, info)
-        # `mkstemp` makes it for its owner alone.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, 0o666 & ~UMASK)  # `mkstemp` makes it for its owner alone
         if not replace:
             path.touch(exist_ok=False)  # takes the name, or says that somebody has it
         os.replace(temporary, path)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..image_processing_wallaroo import to_mask
-from .engine import SAMPLING, Engine, ImageJob, MadeImage
+from .engine import NOT_TOLD, SAMPLING, Engine, ImageJob, MadeImage
 from .making import make_in_batches
 from .pictures import open_picture, picture_hash, read_picture_info
 
@@ -92,6 +92,8 @@ def read_repeat(path: Path, image: Path | None = None, *, task: str | None = Non
     if others is None:
         jobs = [replace(own, seed=own.seed - index + place) for place in range(size)]
         return Repeat(path, info, picture, jobs, index)
+    if others == NOT_TOLD:
+        return Repeat(path, info, picture, [own], 0, "It is made by itself, and may round otherwise.")
     try:
         jobs = [_job(path, other, info["sampling"], None, known=own) for other in others]
     except ValueError as error:
@@ -105,7 +107,7 @@ def _check_info(path: Path, info: Mapping[str, Any]) -> None:
         batch = info["batch"]
         index, size, others = batch.get("index"), batch.get("size"), batch.get("others", "none")
         fits = isinstance(index, int) and isinstance(size, int) and 0 <= index < size <= MOST_NEIGHBOURS
-        if not fits or (others != "none" and (not isinstance(others, list) or len(others) + 1 != size)):
+        if not fits or (others not in ("none", NOT_TOLD) and (not isinstance(others, list) or len(others) + 1 != size)):
             lacking = ["batch"]
         elif info["task"] not in ("generate", "edit"):
             lacking = ["task"]

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from ..engine import ImageJob, MadeImage
+from ..engine import NOT_TOLD, ImageJob, MadeImage
 from ..pictures import write_png
 from .batching import Work
 from .errors import ApiError, from_validation
@@ -82,7 +82,7 @@ async def _make(request: Request, body: ImageRequest, source: Callable[[], Image
         made: list[MadeImage] = await service.finish(works, patience)
     return {
         "created": int(time.time()),
-        "data": [await service.read(_said, image) for image in made],
+        "data": [await service.read(_said, image, service.name) for image in made],
         "output_format": "png",
         "size": f"{made[0].picture.width}x{made[0].picture.height}",
         "usage": _usage(inputs, len(made)),
@@ -110,9 +110,14 @@ def _job(body: ImageRequest, source: Callable[[], Image.Image] | None, seed: int
     )
 
 
-def _said(made: MadeImage) -> dict[str, Any]:
+def _said(made: MadeImage, name: str) -> dict[str, Any]:
+    """A picture as a client gets it. Its file names the model as the server does, and not what other clients asked for
+    in the same batch."""
+    batch = dict(made.info["batch"])
+    if "others" in batch:
+        batch["others"] = NOT_TOLD
     file = io.BytesIO()
-    write_png(made.picture, file, made.info)
+    write_png(made.picture, file, {**made.info, "checkpoint": name, "batch": batch})
     return {"b64_json": base64.b64encode(file.getvalue()).decode(), "seed": made.info["seed"]}
 
 

@@ -24,7 +24,7 @@ class Gate:
         self.app, self.service = app, service
         key = service.settings.api_key
         # Digests are of one length, so that the time of the comparison tells nothing of the key's.
-        self._digest = None if key is None else hashlib.sha256(key.encode()).digest()
+        self._digest = None if key is None else hashlib.sha256(key.strip().encode()).digest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
