@@ -19,6 +19,13 @@ from reference import REFERENCE, images
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What a test has run may have set another number; a process that is forked from here would wait for its threads."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory) -> Path:
     """The fixtures' released files as a Wallaroo folder, in fp32."""

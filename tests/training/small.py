@@ -185,6 +185,7 @@ def in_processes(function: Callable[[int], Any], folder: Path, count: int = 2, t
 
 
 def _run(function: Callable[[int], Any], rank: int, count: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)  # others were not forked
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
