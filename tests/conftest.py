@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """What a test has run may have set another number; a process that is forked from here would wait for its threads."""
+    """What a test has run may have set another number, and a process that is forked would wait for those threads."""
     yield
     torch.set_num_threads(1)
 
