@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import check_checkpoint_path, tiny_path, usable_device
+from ..embedded import check_path, tiny_path, usable_device
 from ..image_processing_wallaroo import WallarooImageProcessor, to_rgb
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..shapes.world import CELL, render
@@ -64,7 +64,7 @@ def evaluate_vq(
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, but got {value}.")
     path = tiny_path() if checkpoint is None else checkpoint
-    check_checkpoint_path(path)
+    check_path(path)
     target = usable_device(device)
     if extractor is None and weights is not None:
         extractor = Inception(weights).to(target)
