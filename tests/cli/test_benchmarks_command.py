@@ -75,6 +75,14 @@ def test_wrong_prompts_are_told_before_anything_is_loaded(tmp_path):
     assert told.exit_code == 2 and "p.jsonl, line 1: there is no field 'tag'" in told.stderr
 
 
+@pytest.mark.parametrize("name", [*WRITERS, "vq"])
+def test_the_variable_names_the_checkpoint(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("WALLAROO_CHECKPOINT", "/nowhere")
+    arguments = [] if name == "vq" else ["--prompts", WRITERS[name](tmp_path), "--output", tmp_path / "run"]
+    told = invoke(name, *arguments, "--device", "cpu")
+    assert told.exit_code == 2 and "/nowhere" in told.stderr and "embedded" not in told.stderr
+
+
 def test_reconstruction_and_distance(tmp_path):
     Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
     arguments = ["--pictures", tmp_path, "--size", 32, 32, "--device", "cpu", "--json", tmp_path / "out.json"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import make_room, new_group
+from .common import Checkpoint, make_room, new_group
 
 app = new_group()
 
@@ -20,9 +20,7 @@ Json = Annotated[Path | None, typer.Option(metavar="OUT", help="Write the number
 
 @app.command("vq")
 def vq(
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A Wallaroo or a VQ tokenizer; the embedded one by default.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     pictures: Annotated[str, typer.Option(metavar="DIR", help="Folder of pictures, or shapes.")] = "shapes",
     size: Annotated[
         tuple[int, int] | None,
@@ -39,6 +37,8 @@ def vq(
     \b
     wallaroo eval vq
     wallaroo eval vq --checkpoint wallaroo-7b --pictures imagenet/val --size 256 256 --fid-weights inception.pth
+
+    The checkpoint may also be a VQ tokenizer by itself.
     """
     from ..evaluation.distances import missing_libraries
     from ..evaluation.reconstruction import evaluate_vq
