@@ -54,7 +54,7 @@ class AnswerStore:
         self.path = self.folder / f"rank-{rank}.jsonl"
         self._known: dict[str, Answer] = {}
         for path in sorted(self.folder.glob("rank-*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028 in it
                 try:
                     key, *answer = json.loads(line)
                 except json.JSONDecodeError:
