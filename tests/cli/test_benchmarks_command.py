@@ -75,6 +75,34 @@ def test_wrong_prompts_are_told_before_anything_is_loaded(tmp_path):
     assert told.exit_code == 2 and "p.jsonl, line 1: there is no field 'tag'" in told.stderr
 
 
+@pytest.mark.parametrize("name", [*WRITERS, "vq"])
+def test_the_variable_names_the_checkpoint(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("WALLAROO_CHECKPOINT", "/nowhere")
+    arguments = [] if name == "vq" else ["--prompts", WRITERS[name](tmp_path), "--output", tmp_path / "run"]
+    told = invoke(name, *arguments, "--device", "cpu")
+    assert told.exit_code == 2 and "/nowhere" in told.stderr and "embedded" not in told.stderr
+
+
+@pytest.mark.parametrize("arguments", [["vq"], ["fid", ".", "."]])
+def test_several_processes_are_refused(tmp_path, monkeypatch, arguments):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = invoke(*arguments, "--json", tmp_path / "out.json")
+    assert told.exit_code == 2 and "compute in one process, but WORLD_SIZE says that 2 were started" in told.stderr
+
+
+def test_json_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A kill before the file has its name leaves the one that was there."""
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
+    (tmp_path / "out.json").write_text("before")
+
+    def stop(*_arguments):
+        raise OSError("stopped")
+
+    monkeypatch.setattr("pathlib.Path.replace", stop)
+    told = invoke("vq", "--pictures", tmp_path, "--size", 32, 32, "--device", "cpu", "--json", tmp_path / "out.json")
+    assert told.exit_code == 2 and (tmp_path / "out.json").read_text() == "before"
+
+
 def test_reconstruction_and_distance(tmp_path):
     Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")
     arguments = ["--pictures", tmp_path, "--size", 32, 32, "--device", "cpu", "--json", tmp_path / "out.json"]
@@ -82,5 +110,11 @@ def test_reconstruction_and_distance(tmp_path):
     assert told.exit_code == 0 and "Without rFID: --fid-weights was not given." in told.stderr
     report = json.loads((tmp_path / "out.json").read_text())
     assert report == json.loads(told.stdout) and report["pictures"] == 1 and report["psnr"] > 30
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    told = invoke("vq", *arguments)
+    assert told.exit_code == 1 and "1 of the files cannot be read and are not in the numbers: " in told.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert [entry["path"] for entry in report["unreadable"]] == [str(tmp_path / "broken.png")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.png", "out.json", "white.png"]
     told = invoke("fid", tmp_path, tmp_path)
     assert told.exit_code == 2 and "`weights` must be the file of the Inception network" in told.stderr

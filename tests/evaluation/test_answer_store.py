@@ -27,6 +27,14 @@ def test_answers_are_there_for_all_ranks_of_the_next_run(tmp_path):
     assert (again.get("a"), again.get("b"), again.get("c")) == (FIRST, SECOND, None)
 
 
+def test_an_answer_with_unicodes_line_ends_is_one_line(tmp_path):
+    answer = Answer("one\u2028two\u2029three\x85four", 3, 4)
+    store = AnswerStore(tmp_path)
+    store.add({"a": answer})
+    store.close()
+    assert AnswerStore(tmp_path).get("a") == answer
+
+
 def test_a_kill_loses_at_most_the_line_it_cuts(tmp_path):
     program = (
         "import os, signal, sys\n"

@@ -135,6 +135,15 @@ def test_repetitions_are_drawn_anew_and_the_same_again(evaluate):
     assert first == drawn(batch_size=3) != drawn(seed=1)
 
 
+def test_answers_are_kept_for_their_dtype_alone(evaluate, tmp_path):
+    short = {"gen_kwargs": "max_new_tokens=1", "answers_dir": tmp_path / "answers"}
+    kept = []
+    for dtype in ("float32", "float32", "bfloat16"):
+        evaluate("shapes_answers", dtype=dtype, **short)
+        kept.append(len((tmp_path / "answers" / "rank-0.jsonl").read_text().splitlines()))
+    assert kept == [ANSWERS, ANSWERS, 2 * ANSWERS]
+
+
 def test_choices_by_likelihood(evaluate):
     results = evaluate("shapes_choices", force_simple=True)
     samples = results["samples"]["shapes_choices"]

@@ -1,6 +1,7 @@
 """Pictures that other kits ask for: as drawn one by one, once, and in the paper's settings."""
 
 import pytest
+import torch
 from PIL import Image
 
 from transformers_wallaroo.embedded import load_checkpoint
@@ -69,6 +70,26 @@ def test_pictures_that_are_there_stay(tiny, tmp_path, monkeypatch):
     assert [path.read_bytes() for path in paths] == drawn
     make(tiny, requests, tmp_path, checkpoint="another")
     assert len(calls[-1]) == 3
+
+
+@pytest.mark.parametrize("change", ["dtype", "pixels"])
+def test_pictures_of_another_dtype_or_seen_otherwise_are_made_anew(tmp_path, change):
+    model, processor = load_checkpoint(device="cpu")
+
+    def is_made_now():
+        made, generate = [], model.generate
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "generate", lambda **options: made.append(1) or generate(**options))
+            make((model, processor), [edit_request(0, "edit/0")[0]], tmp_path)
+        return bool(made)
+
+    assert is_made_now() and not is_made_now()
+    if change == "dtype":
+        model.to(torch.bfloat16)
+    else:
+        size = processor.image_processor.size
+        processor.image_processor.size = {"shortest_edge": size["shortest_edge"], "longest_edge": 32 * 32}
+    assert is_made_now()
 
 
 def test_the_settings_of_the_paper(tiny):

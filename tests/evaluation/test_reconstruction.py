@@ -1,6 +1,8 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Pictures before and after the VQ tokenizer."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from transformers_wallaroo.embedded import load_checkpoint
 from transformers_wallaroo.evaluation import reconstruction
-from transformers_wallaroo.evaluation.reconstruction import compare_folders, evaluate_vq, pictures_in
+from transformers_wallaroo.evaluation.reconstruction import batches_of_a_size, compare_folders, evaluate_vq, pictures_in
 from transformers_wallaroo.shapes.world import render
 from transformers_wallaroo.training.encoding import load_vq
 from transformers_wallaroo.training.vq_report import report_scenes
@@ -63,13 +65,65 @@ def test_a_tokenizer_by_itself(tmp_path, folder):
     load_checkpoint(device="cpu")[0].model.vq_model.save_pretrained(tmp_path / "vq")
     options = {"size": (32, 32), "limit": 2, "device": "cpu", "show_progress": False}
     alone, inside = (evaluate_vq(path, folder, **options) for path in (tmp_path / "vq", None))
-    assert {**alone, "checkpoint": None} == {**inside, "checkpoint": None}
+    for report in (alone, inside):
+        report.pop("checkpoint")
+        assert len(report.pop("checkpoint_sha256")) == 64
+    assert alone == inside
     # One that lacks weights is refused, and not filled up with new ones.
     weights = load_file(tmp_path / "vq" / "model.safetensors")
     weights.pop("quant_conv.bias")
     save_file(weights, tmp_path / "vq" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"holds no whole VQ tokenizer: it lacks \['quant_conv.bias'\]"):
         evaluate_vq(tmp_path / "vq", folder, **options)
+
+
+def test_files_that_cannot_be_read_are_listed(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "some")
+    whole = (folder / "1.png").read_bytes()
+    (tmp_path / "some" / "1.png").write_bytes(whole[: len(whole) // 2])
+    report = evaluate_vq(pictures=tmp_path / "some", device="cpu", show_progress=False)
+    assert report["pictures"] == sum(report["sizes"].values()) == 4 and set(report["versions"]) > {"python", "torch"}
+    [entry] = report["unreadable"]
+    assert entry["path"] == str(tmp_path / "some" / "1.png") and "cannot be decoded" in entry["error"]
+    monkeypatch.setattr(reconstruction, "Distances", lambda _: Counted())
+    report = compare_folders(tmp_path / "some", folder, extractor=means, device="cpu", show_progress=False)
+    assert report["pictures"] == report["added"] == [4, 5] and report["unreadable"] == [entry]
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"None of the 1 pictures in .*none can be read: .*1\.png"):
+        evaluate_vq(pictures=tmp_path / "none", device="cpu", show_progress=False)
+    with pytest.raises(ValueError, match=r"None of the 1 pictures in .*none can be read: .*1\.png"):
+        compare_folders(tmp_path / "none", folder, extractor=means, device="cpu", show_progress=False)
+
+
+def test_pictures_of_many_sizes_do_not_pile_up():
+    read = []
+
+    def pictures():
+        for number in range(100):
+            read.append(number)
+            yield Image.new("RGB", (1 + number // 2, 4))
+
+    given, held = [], []
+    for batch in batches_of_a_size(pictures(), 4):
+        assert len({picture.size for picture in batch}) == 1
+        held.append(len(read) - len(given))
+        given += batch
+    assert max(held) == 8 * 4 + 1
+    assert sorted(picture.width for picture in given) == sorted(1 + number // 2 for number in range(100))
+
+
+class Counted:
+    """In place of distances: how many pictures of each folder came."""
+
+    def __init__(self):
+        self.added = [0, 0]
+
+    def add(self, pictures, *, real):
+        self.added[real] += len(pictures)
+
+    def compute(self):
+        return {"added": self.added}
 
 
 def means(pictures):

@@ -281,6 +281,19 @@ def test_a_run_goes_on_only_as_it_was_begun(go, tmp_path, untrained):
         )
 
 
+def test_a_run_goes_on_only_with_the_same_pictures_to_edit(go, tmp_path):
+    picture = tmp_path / "imgedit-prompts" / "things" / "1.jpg"
+    go("imgedit", limit=1)
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    assert len(go("imgedit", resume=True, on_error="list").failures) == 1
+    picture.write_bytes(whole)  # mended
+    assert go("imgedit", resume=True).made == 1
+    Image.new("RGB", (64, 32), "white").save(picture)
+    with pytest.raises(ValueError, match="begun with other pictures to edit: 1 have changed, such as that of '41'"):
+        go("imgedit", resume=True)
+
+
 def test_the_hash_is_of_what_is_drawn_with(tmp_path):
     shutil.copytree(tiny_path(), tmp_path / "copy")
     before = runner.checkpoint_hash(tmp_path / "copy")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import INCOMPLETE, new_group, say_once
+from .common import INCOMPLETE, Checkpoint, new_group, say_once
 
 app = new_group()
 
@@ -21,9 +21,7 @@ def run_benchmark(
     *,
     prompts: Annotated[str, typer.Option(metavar="PATH", help="The benchmark's prompts as published, or a Hub name.")],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; the scorer's is DIR/images.")],
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder or Hub name; the embedded wallaroo-tiny by default.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     sources: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Of the pictures to edit; by default that of the prompts.")
     ] = None,

@@ -2,14 +2,16 @@
 """`wallaroo eval vq` and `fid`."""
 
 import json as json_module
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import make_room, new_group
+from .common import INCOMPLETE, Checkpoint, make_room, new_group, tell
 
 app = new_group()
+SHOWN = 5  # names of files that cannot be read
 
 Weights = Annotated[
     Path | None, typer.Option(metavar="PATH", help="File of the Inception network, for FID, sFID and Inception Score.")
@@ -20,9 +22,7 @@ Json = Annotated[Path | None, typer.Option(metavar="OUT", help="Write the number
 
 @app.command("vq")
 def vq(
-    checkpoint: Annotated[
-        str | None, typer.Option(metavar="PATH", help="A Wallaroo or a VQ tokenizer; the embedded one by default.")
-    ] = None,
+    checkpoint: Checkpoint = None,
     pictures: Annotated[str, typer.Option(metavar="DIR", help="Folder of pictures, or shapes.")] = "shapes",
     size: Annotated[
         tuple[int, int] | None,
@@ -39,7 +39,10 @@ def vq(
     \b
     wallaroo eval vq
     wallaroo eval vq --checkpoint wallaroo-7b --pictures imagenet/val --size 256 256 --fid-weights inception.pth
+
+    The checkpoint may also be a VQ tokenizer by itself.
     """
+    _check_alone()
     from ..evaluation.distances import missing_libraries
     from ..evaluation.reconstruction import evaluate_vq
 
@@ -67,6 +70,7 @@ def fid(
     \b
     wallaroo eval fid runs/imagenet/images imagenet/val --fid-weights inception.pth
     """
+    _check_alone()
     from ..evaluation.reconstruction import compare_folders
 
     if json is not None:
@@ -75,8 +79,25 @@ def fid(
     _show(report, json)
 
 
+def _check_alone() -> None:
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count != "1":
+        raise ValueError(
+            f"`wallaroo eval vq` and `fid` compute in one process, but WORLD_SIZE says that {count} were started, and "
+            "each would do all of the work. Call the command without `accelerate launch` or `torchrun`."
+        )
+
+
 def _show(report: dict, json: Path | None) -> None:
+    """Prints the numbers; the status is 1 where they lack a file that cannot be read."""
+    from ..evaluation.run_files import write_whole
+
     text = json_module.dumps(report, indent=1)
     typer.echo(text)
     if json is not None:
-        json.write_text(text + "\n", encoding="utf-8")
+        write_whole(json, text + "\n", partial=json.parent)
+    if report["unreadable"]:
+        names = ", ".join(entry["path"] for entry in report["unreadable"][:SHOWN])
+        more = ", ..." if len(report["unreadable"]) > SHOWN else ""
+        tell(f"{len(report['unreadable'])} of the files cannot be read and are not in the numbers: {names}{more}")
+        raise typer.Exit(INCOMPLETE)

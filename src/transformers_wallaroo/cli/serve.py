@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import new_group
+from .common import Checkpoint, new_group
 
 app = new_group()
 MEGABYTE = 10**6
@@ -13,14 +13,7 @@ MEGABYTE = 10**6
 
 @app.command()
 def serve(
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            envvar="WALLAROO_CHECKPOINT",
-            help="Folder or Hub name; the embedded wallaroo-tiny by default.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     host: Annotated[
         str, typer.Option(metavar="HOST", help="Where to listen; 0.0.0.0 for everybody, with a key then.")
     ] = "127.0.0.1",

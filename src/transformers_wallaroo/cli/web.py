@@ -6,21 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .common import INTERRUPTED, new_group
+from .common import INTERRUPTED, Checkpoint, new_group
 
 app = new_group()
 
 
 @app.command("app")
 def show_page(
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            envvar="WALLAROO_CHECKPOINT",
-            help="Folder or Hub name; the embedded wallaroo-tiny by default.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
     ] = None,

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from ..image_processing_wallaroo import to_rgb
 from .answering import Answer, Question
+from .run_files import picture_hash
 
 # The text of a PNG file that holds the fingerprint of its request.
 FINGERPRINT = "wallaroo_request"
@@ -24,10 +25,7 @@ FINGERPRINT = "wallaroo_request"
 
 def fingerprint(question: Question, checkpoint: str, options: Mapping[str, Any]) -> str:
     """Fingerprint of a question (its conversation, pictures, settings) to a checkpoint, with other options."""
-    media = [
-        hashlib.sha256(picture.tobytes() + repr(picture.size).encode()).hexdigest()
-        for picture in map(to_rgb, question.media("image"))
-    ]
+    media = [picture_hash(picture) for picture in map(to_rgb, question.media("image"))]
     clips = [[str(clip), os.path.getsize(clip)] for clip in question.media("video") if os.path.exists(str(clip))]
     texts = [
         [message["role"], message["content"]]
@@ -36,6 +34,13 @@ def fingerprint(question: Question, checkpoint: str, options: Mapping[str, Any])
         for message in question.messages
     ]
     return _digest([checkpoint, question.name, texts, media, clips, asdict(question.settings), dict(options)])
+
+
+def computed_by(model: Any, processor: Any) -> dict[str, Any]:
+    """What answers and pictures hang on besides checkpoint and request: the dtype, and in how many pixels a picture is
+    seen."""
+    size = processor.image_processor.size
+    return {"dtype": str(model.dtype), "sees": [size["shortest_edge"], size["longest_edge"]]}
 
 
 def _digest(value: Any) -> str:
@@ -54,7 +59,7 @@ class AnswerStore:
         self.path = self.folder / f"rank-{rank}.jsonl"
         self._known: dict[str, Answer] = {}
         for path in sorted(self.folder.glob("rank-*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028 in it
                 try:
                     key, *answer = json.loads(line)
                 except json.JSONDecodeError:
@@ -105,4 +110,4 @@ def save_picture(picture: Image.Image, path: Path, key: str) -> None:
     os.replace(partial, path)
 
 
-__all__ = ["AnswerStore", "fingerprint", "is_drawn", "picture_path", "save_picture"]
+__all__ = ["AnswerStore", "computed_by", "fingerprint", "is_drawn", "picture_path", "save_picture"]

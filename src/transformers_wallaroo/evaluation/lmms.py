@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from ..embedded import fingerprint as checkpoint_fingerprint
 from ..embedded import load_checkpoint, tiny_path
-from .answer_store import AnswerStore, fingerprint
+from .answer_store import AnswerStore, computed_by, fingerprint
 from .answering import VIDEO_FRAMES, Answer, Question, answer_all, score_batch, text_settings
 from .picture_requests import PictureOptions, make_pictures
 
@@ -217,7 +217,7 @@ class WallarooChat(lmms):
         """The answers: those that are kept from before, and the model's to the rest."""
         store, known, keys = self.store, {}, []
         if store is not None:
-            options = {"seed": self.seed, "frames": self.video_frames, "sees": self.processor.image_processor.size}
+            options = {"seed": self.seed, "frames": self.video_frames, **computed_by(self.model, self.processor)}
             keys = [fingerprint(question, self.checkpoint, options) for question in questions]
             known = {index: kept for index, key in enumerate(keys) if (kept := store.get(key)) is not None}
             told(len(known))

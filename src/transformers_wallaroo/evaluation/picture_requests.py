@@ -11,7 +11,7 @@ import torch
 
 from ..image_grid_wallaroo import EDIT, GENERATE
 from ..image_processing_wallaroo import to_rgb
-from .answer_store import fingerprint, is_drawn, picture_path, save_picture
+from .answer_store import computed_by, fingerprint, is_drawn, picture_path, save_picture
 from .answering import Question, seed_of
 
 
@@ -93,7 +93,7 @@ def make_pictures(
         on_pictures: called with the number of requests that a batch settled.
     """
     paths = [picture_path(folder, request.name) for request in requests]
-    chosen = {**options.__dict__, "seed": seed}
+    chosen = {**options.__dict__, "seed": seed, **computed_by(model, processor)}
     keys = [fingerprint(request, checkpoint, chosen) for request in requests]
     missing = [index for index, path in enumerate(paths) if not is_drawn(path, keys[index])]
     if on_pictures is not None and len(missing) < len(requests):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import check_path, tiny_path, usable_device
+from ..embedded import check_path, tiny_path, usable_device, versions
 from ..image_processing_wallaroo import WallarooImageProcessor, to_rgb
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..shapes.world import CELL, render
@@ -22,8 +22,10 @@ from ..training.vq_data import VQCollator
 from ..training.vq_report import codes_report, report_scenes, to_bytes
 from .distances import Distances, Extractor, Inception, missing_libraries
 from .picture_metrics import psnr, ssim
+from .run_files import checkpoint_hash
 
 SHAPES, SHAPES_SEED, SHAPES_PICTURES = "shapes", 1_000_003, 200
+WAITING = 8  # batches of pictures that wait for others of their size
 
 
 def pictures_in(folder: str | Path) -> list[Path]:
@@ -32,6 +34,22 @@ def pictures_in(folder: str | Path) -> list[Path]:
     if not found:
         raise ValueError(f"There are no pictures ({', '.join(PICTURE_ENDINGS)}) in {folder}.")
     return found
+
+
+def readable(files: Iterable[Any], unreadable: list[dict[str, str]]) -> Iterator[Image.Image]:
+    """The pictures as RGB; files that cannot be read are added to `unreadable`, each with its `path` and `error`."""
+    for file in files:
+        try:
+            picture = to_rgb(file, name=str(file))
+        except ValueError as error:
+            unreadable.append({"path": str(file), "error": str(error)})
+            continue
+        yield picture
+
+
+def _check_some(count: int, unreadable: Sequence[dict[str, str]], folder: str | Path) -> None:
+    if unreadable and count == len(unreadable):
+        raise ValueError(f"None of the {count} pictures in {folder} can be read: {unreadable[0]['error']}")
 
 
 def evaluate_vq(
@@ -57,8 +75,10 @@ def evaluate_vq(
         extractor: in its place.
 
     Returns:
-        `psnr` (dB) and `ssim`, means over the pictures; `codes_used`; `sizes`; with `weights` `rfid`, `rsfid` and the
-        Inception Score of the reconstructions; of the shapes world what `codes_report` gives, where it applies.
+        `pictures`, how many were read, and `unreadable`, the files that were not, each with its `path` and `error`;
+        `psnr` (dB) and `ssim`, means over those that were read; `checkpoint_sha256` and `versions`; `codes_used`;
+        `sizes`; with `weights` `rfid`, `rsfid` and the Inception Score of the reconstructions; of the shapes world what
+        `codes_report` gives, where it applies.
     """
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
@@ -79,10 +99,11 @@ def evaluate_vq(
     files: Sequence[Any] = [render(scene) for scene in scenes] if scenes else pictures_in(pictures)[:limit]
     counts: dict[str, int] = defaultdict(int)
     values: dict[str, list[float]] = {"psnr": [], "ssim": []}
+    unreadable: list[dict[str, str]] = []
     used = torch.zeros(model.config.num_embeddings, dtype=torch.bool)
     disable = None if show_progress is None else not show_progress
     with logging.tqdm(total=len(files), desc="reconstruction", unit="picture", disable=disable) as bar:
-        for batch in batches_of_a_size(_fitted(files, processor, size), batch_size):
+        for batch in batches_of_a_size(_fitted(readable(files, unreadable), processor, size), batch_size):
             before, after, codes = _through(model, batch)
             values["psnr"] += psnr(before, after).tolist()
             values["ssim"] += ssim(before, after).tolist()
@@ -92,9 +113,13 @@ def evaluate_vq(
                 distances.add(before.to(target), real=True)
                 distances.add(after.to(target), real=False)
             bar.update(len(batch))
+    _check_some(len(files), unreadable, pictures)
     report: dict[str, Any] = {
         "checkpoint": str(path),
-        "pictures": len(files),
+        "checkpoint_sha256": checkpoint_hash(path),
+        "versions": versions(),
+        "pictures": len(files) - len(unreadable),
+        "unreadable": unreadable,
         "from": str(pictures),
         "sizes": dict(counts),
         **{name: float(np.mean(each)) for name, each in values.items()},
@@ -117,10 +142,9 @@ def _image_processor(path: str | Path, model: WallarooVQModel) -> WallarooImageP
 
 
 def _fitted(
-    files: Iterable[Any], processor: WallarooImageProcessor, size: tuple[int, int] | None
+    pictures: Iterable[Image.Image], processor: WallarooImageProcessor, size: tuple[int, int] | None
 ) -> Iterator[Image.Image]:
-    for file in files:
-        picture = to_rgb(file, name=str(file))
+    for picture in pictures:
         height, width = (
             processor.bucket_of(picture.height, picture.width) if size is None else processor.check_size(*size)
         )
@@ -128,12 +152,15 @@ def _fitted(
 
 
 def batches_of_a_size(pictures: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Pictures of one size together, at most so many at once."""
+    """Pictures of one size together, at most so many at once. Where sizes are many the fullest batch goes early, so that
+    only `WAITING` batches are held."""
     waiting: dict[tuple[int, int], list[Image.Image]] = defaultdict(list)
     for picture in pictures:
         waiting[picture.size].append(picture)
         if len(waiting[picture.size]) == batch_size:
             yield waiting.pop(picture.size)
+        elif sum(map(len, waiting.values())) > WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
     yield from waiting.values()
 
 
@@ -166,6 +193,10 @@ def compare_folders(
     Args:
         weights: of the Inception network, see `Inception`.
         extractor: in its place.
+
+    Returns:
+        `pictures`, how many were read of each folder; `unreadable`, the files that were not, each with its `path` and
+        `error`; `versions`; `fid`, `sfid` and the Inception Score.
     """
     target = usable_device(device)
     if extractor is None:
@@ -174,17 +205,21 @@ def compare_folders(
         extractor = Inception(weights).to(target)
     distances = Distances(extractor)
     folders = {False: pictures_in(generated), True: pictures_in(reference)}
+    unreadable: dict[bool, list[dict[str, str]]] = {False: [], True: []}
     total = sum(map(len, folders.values()))
     disable = None if show_progress is None else not show_progress
     with logging.tqdm(total=total, desc="FID", unit="picture", disable=disable) as bar:
         for real, files in folders.items():
-            for batch in batches_of_a_size((to_rgb(file, name=str(file)) for file in files), batch_size):
+            for batch in batches_of_a_size(readable(files, unreadable[real]), batch_size):
                 distances.add(as_bytes(batch).to(target), real=real)
                 bar.update(len(batch))
+            _check_some(len(files), unreadable[real], reference if real else generated)
     return {
         "generated": str(generated),
         "reference": str(reference),
-        "pictures": [len(folders[False]), len(folders[True])],
+        "versions": versions(),
+        "pictures": [len(folders[real]) - len(unreadable[real]) for real in (False, True)],
+        "unreadable": unreadable[False] + unreadable[True],
         **distances.compute(),
     }
 

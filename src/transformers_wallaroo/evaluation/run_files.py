@@ -74,6 +74,11 @@ def is_readable(path: Path) -> bool:
         return False
 
 
+def picture_hash(picture: Image.Image) -> str:
+    """SHA-256 of a picture's pixels and size."""
+    return hashlib.sha256(picture.tobytes() + repr(picture.size).encode()).hexdigest()
+
+
 def read_run(folder: Path) -> dict[str, Any] | None:
     """What `run.json` says; `None` where there is none."""
     path = folder / RUN
@@ -115,6 +120,7 @@ __all__ = [
     "changes_between",
     "checkpoint_hash",
     "is_readable",
+    "picture_hash",
     "picture_size",
     "read_run",
     "remove_partial",

@@ -28,6 +28,7 @@ from .run_files import (
     changes_between,
     checkpoint_hash,
     is_readable,
+    picture_hash,
     read_run,
     remove_partial,
     write_json,
@@ -121,7 +122,7 @@ def run_benchmark(
     with Processes() as processes:
         target = processes.device(device)
         plan = {"prompts": str(prompts), "reading": dict(reading or {}), "limit": limit, "files": len(jobs)}
-        processes.first_does(lambda: _begin(run, path, samples, plan, processes.count, target, resume))
+        processes.first_does(lambda: _begin(run, path, samples, limit, plan, processes.count, target, resume))
         batches = run.batches(jobs)[processes.rank :: processes.count]
         todo = [missing for batch in batches if (missing := [job for job in batch if not run.is_done(job)])]
         waiting = sum(map(len, todo))
@@ -276,7 +277,7 @@ class _Run:
         remove_partial(self.output)
 
 
-def _begin(run, checkpoint, samples, plan, processes, device, resume) -> None:
+def _begin(run, checkpoint, samples, limit, plan, processes, device, resume) -> None:
     """Notes in `run.json` what is run; raises where the folder has another run, or one that was not to go on."""
     before = read_run(run.output)
     if before is not None and not resume:
@@ -299,6 +300,13 @@ def _begin(run, checkpoint, samples, plan, processes, device, resume) -> None:
     }
     if before is not None:
         _check_same(run.output, {name: before.get(name) for name in IDENTITY}, identity)
+    sources, sources_before = _sources(samples[:limit]), (before or {}).get("sources", {})
+    changed = [key for key, value in sources.items() if sources_before.get(key, value) != value]
+    if changed:
+        raise ValueError(
+            f"`output` {str(run.output)!r} was begun with other pictures to edit: {len(changed)} have changed, such as "
+            f"that of {changed[0]!r}. Take another folder."
+        )
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "batch_size": run.batch_size,
@@ -316,6 +324,7 @@ def _begin(run, checkpoint, samples, plan, processes, device, resume) -> None:
         **plan,
         samples=len(samples),
         published_samples=run.benchmark.published,
+        sources={**sources_before, **sources},
         complete=False,
         sessions=sessions,
     )
@@ -338,6 +347,19 @@ def _prompts_hash(samples: Sequence[BenchmarkSample]) -> str:
     for sample in samples:
         digest.update(json.dumps([sample.key, sample.prompt, sample.files, list(sample.texts.values())]).encode())
     return digest.hexdigest()
+
+
+def _sources(samples: Sequence[BenchmarkSample]) -> dict[str, str]:
+    """Hashes of the pictures to edit, by the samples' keys. One that cannot be read is left out: it may be mended."""
+    edits = [sample for sample in samples if sample.source is not None]
+    hashes = {}
+    for sample in logging.tqdm(edits, desc="pictures to edit", unit="picture", disable=None if edits else True):
+        seen = [give for give in (sample.source, sample.source_shown) if give is not None]
+        try:
+            hashes[sample.key] = " ".join(picture_hash(give())[:16] for give in seen)
+        except SAMPLE_ERRORS:
+            continue  # making it tells of it
+    return hashes
 
 
 def _load(load: Load, checkpoint: str | Path, device: Any, run: _Run) -> tuple[Any, Any]:
