@@ -45,7 +45,7 @@ from transformers.models.janus import (
 )
 
 from transformers_wallaroo.decoding_wallaroo import guide
-from transformers_wallaroo.generation_wallaroo import sample_codes
+from transformers_wallaroo.decoding_wallaroo import sample_codes
 from transformers_wallaroo.image_grid_wallaroo import GENERATE
 
 CODEBOOK = 16384

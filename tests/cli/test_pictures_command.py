@@ -209,7 +209,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     first = process.stdout.readline().decode().strip()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err.decode()
     assert "of 150 pictures are made and saved. The same command goes on." in err.decode()
     assert "Traceback" not in err.decode()

@@ -62,7 +62,7 @@ def test_process_serves_and_ends(tmp_path):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="a-key", max_retries=0)
         assert client.images.generate(prompt="a red circle", size="16x16").data[0].b64_json
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(60) in (0, 130)  # after uvicorn, which raises the signal again or not
     finally:
         process.kill()
         process.wait()

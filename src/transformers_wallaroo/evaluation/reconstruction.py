@@ -152,8 +152,8 @@ def _fitted(
 
 
 def batches_of_a_size(pictures: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Pictures of one size together, at most so many at once. Where sizes are many the fullest batch goes early, so that
-    only `WAITING` batches are held."""
+    """Pictures of one size together, at most so many at once. Where sizes are many the fullest batch goes early, so
+    that only `WAITING` batches are held."""
     waiting: dict[tuple[int, int], list[Image.Image]] = defaultdict(list)
     for picture in pictures:
         waiting[picture.size].append(picture)
