@@ -44,8 +44,7 @@ from transformers.models.janus import (
     JanusVQVAEConfig,
 )
 
-from transformers_wallaroo.decoding_wallaroo import guide
-from transformers_wallaroo.decoding_wallaroo import sample_codes
+from transformers_wallaroo.decoding_wallaroo import guide, sample_codes
 from transformers_wallaroo.image_grid_wallaroo import GENERATE
 
 CODEBOOK = 16384

@@ -82,7 +82,7 @@ class Process:
         """Ends it as Ctrl-C does; says what was not as it should be."""
         self._process.send_signal(signal.SIGINT)
         status = self._process.wait(60)
-        if status != INTERRUPTED:
+        if status not in (0, INTERRUPTED):
             return f"The server ended with the exit code {status}; {self.log} says why."
         return f"{self.log} has a traceback." if "Traceback" in self.log.read_text(errors="replace") else None
 
