@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from transformers_wallaroo.embedded import load_checkpoint
 from transformers_wallaroo.evaluation import reconstruction
-from transformers_wallaroo.evaluation.reconstruction import compare_folders, evaluate_vq, pictures_in
+from transformers_wallaroo.evaluation.reconstruction import batches_of_a_size, compare_folders, evaluate_vq, pictures_in
 from transformers_wallaroo.shapes.world import render
 from transformers_wallaroo.training.encoding import load_vq
 from transformers_wallaroo.training.vq_report import report_scenes
@@ -94,6 +94,23 @@ def test_files_that_cannot_be_read_are_listed(folder, tmp_path, monkeypatch):
         evaluate_vq(pictures=tmp_path / "none", device="cpu", show_progress=False)
     with pytest.raises(ValueError, match=r"None of the 1 pictures in .*none can be read: .*1\.png"):
         compare_folders(tmp_path / "none", folder, extractor=means, device="cpu", show_progress=False)
+
+
+def test_pictures_of_many_sizes_do_not_pile_up():
+    read = []
+
+    def pictures():
+        for number in range(100):
+            read.append(number)
+            yield Image.new("RGB", (1 + number // 2, 4))
+
+    given, held = [], []
+    for batch in batches_of_a_size(pictures(), 4):
+        assert len({picture.size for picture in batch}) == 1
+        held.append(len(read) - len(given))
+        given += batch
+    assert max(held) == 8 * 4 + 1
+    assert sorted(picture.width for picture in given) == sorted(1 + number // 2 for number in range(100))
 
 
 class Counted:

@@ -25,6 +25,7 @@ from .picture_metrics import psnr, ssim
 from .run_files import checkpoint_hash
 
 SHAPES, SHAPES_SEED, SHAPES_PICTURES = "shapes", 1_000_003, 200
+WAITING = 8  # batches of pictures that wait for others of their size
 
 
 def pictures_in(folder: str | Path) -> list[Path]:
@@ -151,12 +152,15 @@ def _fitted(
 
 
 def batches_of_a_size(pictures: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Pictures of one size together, at most so many at once."""
+    """Pictures of one size together, at most so many at once. Where sizes are many the fullest batch goes early, so
+    that only `WAITING` batches are held."""
     waiting: dict[tuple[int, int], list[Image.Image]] = defaultdict(list)
     for picture in pictures:
         waiting[picture.size].append(picture)
         if len(waiting[picture.size]) == batch_size:
             yield waiting.pop(picture.size)
+        elif sum(map(len, waiting.values())) > WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
     yield from waiting.values()
 
 
