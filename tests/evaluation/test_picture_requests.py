@@ -92,11 +92,27 @@ def test_pictures_of_another_dtype_or_seen_otherwise_are_made_anew(tmp_path, cha
     assert is_made_now()
 
 
-def test_the_settings_of_the_paper(tiny):
+def test_the_settings_of_the_paper():
+    paper = PictureOptions.of_paper(top_p=0.95)
+    assert (paper.height, paper.width, paper.layout) == (None, None, "evaluation")
+    sampling = {"guidance_scale": 3.0, "temperature": 1.0, "top_k": 1000, "top_p": 0.95, "do_sample": True}
+    assert paper.sampling() == sampling
+
+
+def test_the_papers_sizes_and_languages_are_those_of_the_benchmarks(tiny, tmp_path, monkeypatch):
     processor = tiny[1]
-    paper = PictureOptions.of_paper(processor, top_p=0.95)
-    assert (paper.height, paper.width, paper.layout) == (64, 64, "evaluation")
-    assert paper.sampling() == {"guidance_scale": 3.0, "temperature": 1.0, "top_k": 1000, "top_p": 0.95}
+    seen = {}
+    call = type(processor).__call__
+    monkeypatch.setattr(type(processor), "__call__", lambda self, **k: seen.update(k) or call(self, **k))
+    parts = [{"type": "image", "url": Image.new("RGB", (64, 32))}, {"type": "text", "text": "把圆形变成红色"}]
+    names = ("gedit_bench/0", "imgedit/0")
+    requests = [Question(name, [{"role": "user", "content": parts}]) for name in names]
+    requests.append(draw_request("一颗红色的星星", "WISE/0"))
+    paths = make(tiny, requests, tmp_path, options=PictureOptions.of_paper())
+    assert [Image.open(path).size for path in paths] == [(64, 32), (64, 32), (64, 64)]
+    english = [processor.templates[task]["en"][0] for task in ("generate", "edit")]
+    # Drawings go first; None is for the first template of the prompt's own language.
+    assert seen["template"] == [english[0], None, english[1]]
 
 
 def test_options_reach_processor_and_model(tiny, tmp_path, monkeypatch):

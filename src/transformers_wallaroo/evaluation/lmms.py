@@ -124,7 +124,7 @@ class WallarooChat(lmms):
             "longest_edge": max_pixels or sees["longest_edge"],
         }
         self.processor.image_processor.size = sees
-        make_options = partial(PictureOptions.of_paper, self.processor) if paper else PictureOptions
+        make_options = PictureOptions.of_paper if paper else PictureOptions
         self.picture_options = make_options(**picture_options)
         path = tiny_path() if pretrained is None else Path(pretrained)
         commit = getattr(self._model.config, "_commit_hash", None)

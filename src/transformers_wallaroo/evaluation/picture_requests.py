@@ -13,6 +13,11 @@ from ..image_grid_wallaroo import EDIT, GENERATE
 from ..image_processing_wallaroo import to_rgb
 from .answer_store import computed_by, fingerprint, is_drawn, picture_path, save_picture
 from .answering import Question, seed_of
+from .gedit import GEDIT
+from .settings import PAPER, template_of
+
+# A value of `template_language`: which language it is hangs on the benchmark.
+PAPER_LANGUAGE = "paper"
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,9 @@ class PictureOptions:
     Attributes:
         height, width: in pixels; by default 512 x 512 for drawings, the trained size nearest to the source for edits.
         layout, negative_prompt: of the processor.
-        template_language: `"en"` or `"zh"` for the templates of one language, else those of each prompt's own.
-        guidance_scale, temperature, top_k, top_p: of `model.generate`.
+        template_language: `"en"` or `"zh"` for the templates of one language, else those of each prompt's own;
+            `"paper"` for English ones, but each instruction's own language in GEdit-Bench.
+        guidance_scale, temperature, top_k, top_p, do_sample: of `model.generate`.
     """
 
     height: int | None = None
@@ -35,26 +41,17 @@ class PictureOptions:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    do_sample: bool | None = None
 
     @classmethod
-    def of_paper(cls, processor: Any, **changes: Any) -> "PictureOptions":
-        """Those of the published numbers (docs/protocol.md sections 4 and 8), at the checkpoint's square size."""
-        height, width = processor.image_processor.bucket_of(1, 1)
-        paper = {
-            "height": height,
-            "width": width,
-            "layout": "evaluation",
-            "template_language": "en",
-            "guidance_scale": 3.0,
-            "temperature": 1.0,
-            "top_k": 1000,
-            "top_p": 1.0,
-        }
-        return cls(**{**paper, **changes})
+    def of_paper(cls, **changes: Any) -> "PictureOptions":
+        """Those of the published numbers, as `settings.PAPER` has them; sizes are the checkpoint's own."""
+        paper = {name: value for name, value in PAPER.items() if name != "language"}
+        return cls(**{**paper, "template_language": PAPER_LANGUAGE, **changes})
 
     def sampling(self) -> dict[str, Any]:
         """Arguments of `model.generate`."""
-        names = ("guidance_scale", "temperature", "top_k", "top_p")
+        names = ("guidance_scale", "temperature", "top_k", "top_p", "do_sample")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -111,13 +108,22 @@ def make_pictures(
     return [path.resolve() for path in paths]
 
 
+def _language(request: Question, options: PictureOptions) -> str | None:
+    """The language of the request's template; `None` for that of its prompt."""
+    if options.template_language != PAPER_LANGUAGE:
+        return options.template_language
+    return {**PAPER, **(GEDIT.paper if request.name.startswith("gedit_bench/") else {})}["language"]
+
+
 @torch.no_grad()
 def _make(model, processor, requests: Sequence[Question], options: PictureOptions, seed: int) -> list[Any]:
     """PIL images of one batch."""
     parsed = [request_of(request) for request in requests]
     tasks = [task for task, _, _ in parsed]
-    language = options.template_language
-    templates = None if language is None else [processor.templates[task][language][0] for task in tasks]
+    templates = [
+        template_of({"language": _language(request, options)}, task, processor)
+        for request, task in zip(requests, tasks, strict=True)
+    ]
     names = ", ".join(request.name for request in requests)
     try:
         inputs = processor(
