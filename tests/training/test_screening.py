@@ -276,12 +276,15 @@ def test_filters(tmp_path, filters, kept):
 
 def test_filters_of_columns(tmp_path):
     columns = [{"score": 3.5, "kind": "add"}, {"score": 4.5, "kind": "add"}, {"score": 5, "kind": "remove"}]
+    columns.append({"score": None, "kind": None})
     talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "."}]
     path = str(write(tmp_path / "a.json", [{**row, "conversations": talk} for row in columns]))
 
     def kept(where):
         read = open_source("understand", {"llava": {"path": path}, "filters": {"where": where}}, 5)
-        return [index for index in range(3) if not _drops(read, index)]
+        found = [index for index in range(4) if not _drops(read, index)]
+        assert not read.faults, "nothing in a column is no fault where the column is a filter's"
+        return found
 
     assert kept({"score": {"min": 4}}) == [1, 2]
     assert kept({"score": {"min": 4, "max": 4.9}}) == [1]

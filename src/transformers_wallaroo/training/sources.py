@@ -11,6 +11,7 @@ from typing import Any
 
 from ..processing_wallaroo import PICTURE_KEYS
 from ..shapes import ShapesDataset
+from .data.drops import DroppedSample
 from .mixture import MixtureDataset, whole_ratio
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -46,7 +47,11 @@ class FolderDataset(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         picture = self.pictures[index]
-        return {"task": "generate", "prompt": _read(picture.with_suffix(".txt")).strip(), "image": picture}
+        try:
+            prompt = _read(picture.with_suffix(".txt")).strip()
+        except ValueError as error:
+            raise DroppedSample("unreadable", str(error)) from error
+        return {"task": "generate", "prompt": prompt, "image": picture}
 
     def name_of(self, index: int) -> str:
         """The picture's path, for messages."""

@@ -75,9 +75,8 @@ class Filters:
 
     def check_row(self, row: Mapping[str, Any], place: str) -> None:
         for column, wanted in self.where.items():
-            if not _fits(
-                field_of({**row, column: row.get(column, "")} if column in row else row, column, place), wanted
-            ):
+            # A column with nothing in it does not have the value; one that is not there is named.
+            if not _fits(row[column] if column in row else field_of(row, column, place), wanted):
                 raise DroppedSample("filtered", f"{place}: {column!r} is {str(row[column])[:60]!r}.")
 
     def check_text(self, text: str, place: str) -> None:
@@ -102,7 +101,7 @@ def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         above = "min" not in wanted or (isinstance(value, (int, float)) and value >= wanted["min"])
         below = "max" not in wanted or (isinstance(value, (int, float)) and value <= wanted["max"])
-        return above and below and re.search(wanted.get("match") or "", str(value)) is not None
+        return above and below and re.search(wanted.get("match") or "", "" if value is None else str(value)) is not None
     return value in wanted if isinstance(wanted, list) else value == wanted
 
 
