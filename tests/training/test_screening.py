@@ -14,6 +14,7 @@ from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from transformers_wallaroo.training import mixture as mixture_module
 from transformers_wallaroo.training.collator import DROP_REASONS
 from transformers_wallaroo.training.data import rows as rows_module
 from transformers_wallaroo.training.data.drops import DroppedSample
@@ -136,11 +137,27 @@ def test_truncated_tars_give_what_is_whole(tmp_path, caplog, cut):
     read = open_source("generate", {"webdataset": {"path": str(folder)}}, 5)
     prompts = {sample["prompt"] for sample in read}
     assert {sample["prompt"] for sample in samples("generate", 8)[::2]} <= prompts and len(read) >= 4
-    assert read.source.notes[0] == f"{tar} is truncated"
+    assert read.source.notes[0] == f"{tar} is truncated or corrupt"
     assert "00001.tar is truncated" in caplog.text
     tar.write_bytes(b"\0" * 100)
     with pytest.raises(ValueError, match=r"00001.tar is no tar file that can be read"):
         open_source("generate", {"webdataset": {"path": str(folder)}}, 5)
+
+
+@pytest.mark.parametrize("header", [b"\0" * 512, b"\xa5" * 512], ids=["zeros", "garbled"])
+def test_tars_with_a_broken_header_are_told(tmp_path, caplog, header):
+    """`tarfile` by itself takes such a header for the end of the tar."""
+    pairs = [(f"{number}.{ending}", b"x" * 600) for number in range(10) for ending in ("jpg", "txt")]
+    tar = write_tar(tmp_path / "a.tar", pairs)
+    entry = {"webdataset": {"path": str(tar)}}
+    read = open_source("generate", entry, 5)
+    assert len(read) == 10 and not read.source.notes and "corrupt" not in caplog.text
+    content = tar.read_bytes()
+    at = 8 * 3 * 512  # each member is a header and two blocks
+    tar.write_bytes(content[:at] + header + content[at + 512 :])
+    read = open_source("generate", entry, 5)
+    assert len(read) == 4 and read.source.notes == [f"{tar} is truncated or corrupt"]
+    assert "a.tar is truncated or corrupt: after 8 whole members nothing more can be read" in caplog.text
 
 
 def test_cut_off_json_is_refused_with_its_row(tmp_path):
@@ -323,7 +340,8 @@ def test_entries_that_are_wrong_are_refused(tmp_path, entry, complaint):
         open_source("generate", [{"folder": {"path": str(tmp_path)}, **entry}], 5)
 
 
-def test_too_narrow_filters_are_told(tmp_path):
+def test_too_narrow_filters_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(mixture_module, "MOST_UNWANTED", 100)
     entry = {**broken_folder(tmp_path / "pictures", 3, 0), "filters": {"min_width": 5000}}
     mixed = MixtureDataset({"generate": open_source("generate", entry, 1)}, {"generate": 1}, 8)
     with pytest.raises(ValueError, match=r"100 samples in a row were left out \(\{'filtered': 100\}\).*too narrow\?"):

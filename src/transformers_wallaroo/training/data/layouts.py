@@ -148,7 +148,7 @@ class CaptionTars(Sequence[dict[str, Any]]):
 
 def notes_of(members: TarSamples) -> list[str]:
     """What `wallaroo data check` says of the tars themselves."""
-    notes = [f"{file} is truncated" for file in members.truncated]
+    notes = [f"{file} is truncated or corrupt" for file in members.truncated]
     return [*notes, f"{members.incomplete} incomplete samples where they break off"] if members.incomplete else notes
 
 

@@ -19,7 +19,7 @@ from .drops import DroppedSample
 
 logger = logging.get_logger(__name__)
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2  # another one where what is kept of a file changes
 # Files from this size on, in bytes, are indexed once and the index is kept.
 KEPT_FROM = 32 * 2**20
 JSON_ENDINGS, PARQUET_ENDINGS = (".json", ".jsonl", ".ndjson"), (".parquet",)
