@@ -354,3 +354,22 @@ def test_recipes_data_without_seeds_hold_out_other_samples():
     given = mixture({"generate": {"shapes": {"seed": 5}}}, tasks, 6, 0, held_out=True)
     assert given.sources["generate"].seed == 5
     assert len(given) == 6
+
+
+def test_the_seed_of_a_recipe_orders_lists_of_sources_but_does_not_change_shapes(tmp_path):
+    for number in range(30):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(str(number))
+    entries = {
+        "generate": [{"folder": {"path": str(tmp_path)}}, {"folder": {"path": str(tmp_path)}, "name": "again"}],
+        "understand": {"shapes": None},
+    }
+
+    def order(seed):
+        mixed = mixture(entries, {"generate": 2, "understand": 1}, 90, seed)
+        return [sample["origin"] for sample in mixed if sample["task"] == "generate"], mixed.sources
+
+    (first, sources), (again, _), (other, others) = order(1), order(1), order(2)
+    assert first == again and sorted(first) == sorted(other)
+    assert sum(one != two for one, two in zip(first, other, strict=True)) > 30
+    assert sources["understand"].seed == others["understand"].seed == 1
