@@ -36,7 +36,10 @@ def mixture(tmp_path_factory):
             {"shapes": {"seed": 5}},
         ],
         "edit": {"gpt_image_edit": {"path": str(write_gpt_image_edit(folder / "gpt-edit"))}},
-        "understand": {"llava": {"path": str(llava), "images": str(folder / "llava" / "images")}},
+        "understand": {
+            "llava": {"path": str(llava), "images": str(folder / "llava" / "images")},
+            "max_dropped": 0.5,
+        },
     }
     return write(folder / "mixture.yaml", yaml.safe_dump({"data": entries}))
 
@@ -79,6 +82,41 @@ def test_a_source_that_cannot_be_read_is_told_and_ends_in_1(mixture, tmp_path):
     assert result.exit_code == 1
     assert "STOPPED: " in result.stdout and "has no field 'conversations' or 'messages'" in result.stdout
     assert "| generate / blip3o" in result.stdout
+
+
+def test_what_any_source_raises_does_not_end_the_others(mixture, tmp_path, monkeypatch):
+    """`datasets` and PyAV have errors of their own."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    entries = yaml.safe_load(mixture.read_text())["data"]
+    broken = write(tmp_path / "a.parquet", b"PAR1 but nothing more")
+    entries["generate"].insert(0, {"parquet": {"path": str(broken)}})
+    changed = write(tmp_path / "mixture.yaml", yaml.safe_dump({"data": entries}))
+    result = invoke("check", changed, "--samples", 3, "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert re.search(r"generate / parquet\n  STOPPED: DatasetGenerationError: .* \(ArrowInvalid: ", result.stdout)
+    assert "| generate / blip3o" in result.stdout and "| understand / llava" in result.stdout
+
+
+def test_more_faults_than_training_takes_end_in_1(mixture, tmp_path):
+    entries = {"understand": yaml.safe_load(mixture.read_text())["data"]["understand"]}
+    del entries["understand"]["max_dropped"]
+    changed = write(tmp_path / "mixture.yaml", yaml.safe_dump({"data": entries}))
+    result = invoke("check", changed, "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 1
+    assert "TOO MANY FAULTS: 2 of 7 samples, but `max_dropped` is 0.01." in result.stdout
+
+
+def test_filters_that_keep_few_are_told(tmp_path):
+    for number in range(30):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+        write(tmp_path / f"{number}.txt", "this one" if number == 7 else "another")
+    entries = {"generate": {"folder": {"path": str(tmp_path)}, "filters": {"match": "this"}}}
+    changed = write(tmp_path / "mixture.yaml", yaml.safe_dump({"data": entries}))
+    result = invoke("check", changed, "--sheet", tmp_path / "sheet.png")
+    assert result.exit_code == 0
+    assert "1 of 30 samples pass the filters: a run reads the others in vain" in result.stdout
 
 
 def test_a_recipe_brings_its_limits(mixture, tmp_path):

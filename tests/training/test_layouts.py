@@ -370,12 +370,6 @@ def test_own_conversations_in_parquet(tmp_path, small_processor):
             [{"output_image": "a.png", "prompt": "x"}],
             r"rows.json, row 1 has no field 'input_prompt'; .* Did you mean 'prompt'",
         ),
-        (
-            "edit",
-            "sharegpt4o_image",
-            [{"input_prompt": "x", "output_image": "a.png", "input_image": None}],
-            r"rows.json, row 1 has nothing in 'input_image'",
-        ),
     ],
 )
 def test_missing_fields_are_named(tmp_path, task, layout, rows, complaint):
@@ -383,6 +377,57 @@ def test_missing_fields_are_named(tmp_path, task, layout, rows, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         opened(task, layout, path=str(file))[0]
     assert not isinstance(caught.value, DroppedSample)
+
+
+@pytest.mark.parametrize(
+    ("task", "layout", "rows", "complaint"),
+    [
+        ("understand", "llava", [{"id": 1, "conversations": None}], "row 1 has nothing in 'conversations'"),
+        (
+            "edit",
+            "sharegpt4o_image",
+            [{"input_prompt": "x", "output_image": "a.png", "input_image": None}],
+            "row 1 has nothing in 'input_image'",
+        ),
+        ("generate", "sharegpt4o_image", [{"input_prompt": "x", "output_image": None}], "nothing in 'output_image'"),
+        ("edit", "gpt_image_edit", [{"instruction": None, "input": "a", "output": "b"}], "nothing in 'instruction'"),
+        (
+            "understand",
+            "commonsense_qa",
+            [{"question": "?", "choices": {"label": ["A", "B"], "text": ["x"]}, "answerKey": "A"}],
+            "row 1 has 1 choices, but 2 letters",
+        ),
+    ],
+)
+def test_rows_with_nothing_in_a_field_are_left_out(tmp_path, task, layout, rows, complaint):
+    """Of the first row too, at which the layout is looked at when it is opened."""
+    read = opened(task, layout, path=str(write(tmp_path / "rows.json", rows)))
+    with pytest.raises(DroppedSample, match=rf"rows.json, .*{complaint}") as caught:
+        read[0]
+    assert caught.value.reason == "mismatch"
+
+
+def test_rows_of_parquet_with_nothing_in_a_field_are_left_out(tmp_path):
+    rows = [{"prompt": prompt, "image": picture_bytes(samples("generate", 1)[0]["image"])} for prompt in (None, "x")]
+    read = opened("generate", "parquet", path=str(write_parquet(tmp_path / "a.parquet", rows)))
+    with pytest.raises(DroppedSample, match="row 1 has nothing in 'prompt'") as caught:
+        read[0]
+    assert caught.value.reason == "mismatch" and read[1]["prompt"] == "x"
+
+
+def test_rows_and_texts_that_are_not_in_utf_8_are_left_out(tmp_path):
+    talk = [{"from": "human", "value": "Kätzchen?"}, {"from": "gpt", "value": "."}]
+    row = json.dumps({"conversations": talk}, ensure_ascii=False)
+    file = write(tmp_path / "rows.jsonl", b"\n".join([row.encode("latin-1"), row.encode()]))
+    read = opened("understand", "llava", path=str(file))
+    with pytest.raises(DroppedSample, match=r"rows.jsonl, row 1 is no text in UTF-8") as caught:
+        read[0]
+    assert caught.value.reason == "unreadable" and read[1]["messages"][0]["content"] == "Kätzchen?"
+    write(tmp_path / "pictures" / "cat.png", picture_bytes(samples("generate", 1)[0]["image"], "png"))
+    write(tmp_path / "pictures" / "cat.txt", "Kätzchen".encode("latin-1"))
+    with pytest.raises(DroppedSample, match=r"cat.txt must be text in UTF-8, but is not") as caught:
+        opened("generate", "folder", path=str(tmp_path / "pictures"))[0]
+    assert caught.value.reason == "unreadable"
 
 
 def test_parts_that_lack_in_tars_are_named(tmp_path):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from transformers_wallaroo.shapes import ShapesDataset
+from transformers_wallaroo.training.data.drops import DroppedSample
 from transformers_wallaroo.training.mixture import LengthGroupedSteps, MixtureDataset, PaddedDataset, mix, spread
 from transformers_wallaroo.training.run import mixture
 from transformers_wallaroo.training.sources import FolderDataset, JsonLinesDataset, open_source
@@ -125,6 +126,32 @@ def test_positions_outside_are_refused():
 class Broken(list):
     def __getitem__(self, index):
         raise OSError("the disk is gone")
+
+
+class Narrow(list):
+    """Of which one sample in so many is to be had; of 0 none."""
+
+    def __init__(self, size, every, reason):
+        super().__init__(source("generate", size))
+        self.every, self.reason = every, reason
+
+    def __getitem__(self, index):
+        if not self.every or index % self.every:
+            raise DroppedSample(self.reason, f"Number {index}.")
+        return super().__getitem__(index)
+
+
+def test_filters_that_keep_few_do_not_end_a_run():
+    mixed = MixtureDataset({"generate": Narrow(2000, 100, "filtered")}, {"generate": 1}, 400)
+    found = [mixed[position] for position in range(400)]
+    assert all(sample["number"] % 100 == 0 for sample in found)
+    assert max(sample.get("dropped", {}).get("filtered", 0) for sample in found) > 200
+    none = MixtureDataset({"generate": Narrow(2000, 0, "filtered")}, {"generate": 1}, 400, seed=1)
+    with pytest.raises(ValueError, match=r"10000 samples in a row were left out \(\{'filtered': 10000\}\).*too narrow"):
+        none[0]
+    broken = MixtureDataset({"generate": Narrow(2000, 0, "unreadable")}, {"generate": 1}, 400, seed=1)
+    with pytest.raises(ValueError, match=r"100 samples in a row were left out \(\{'unreadable': 100\}\)"):
+        broken[0]
 
 
 def test_samples_and_errors_say_where_they_are_from(small_processor):
@@ -327,3 +354,22 @@ def test_recipes_data_without_seeds_hold_out_other_samples():
     given = mixture({"generate": {"shapes": {"seed": 5}}}, tasks, 6, 0, held_out=True)
     assert given.sources["generate"].seed == 5
     assert len(given) == 6
+
+
+def test_the_seed_of_a_recipe_orders_lists_of_sources_but_does_not_change_shapes(tmp_path):
+    for number in range(30):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(str(number))
+    entries = {
+        "generate": [{"folder": {"path": str(tmp_path)}}, {"folder": {"path": str(tmp_path)}, "name": "again"}],
+        "understand": {"shapes": None},
+    }
+
+    def order(seed):
+        mixed = mixture(entries, {"generate": 2, "understand": 1}, 90, seed)
+        return [sample["origin"] for sample in mixed if sample["task"] == "generate"], mixed.sources
+
+    (first, sources), (again, _), (other, others) = order(1), order(1), order(2)
+    assert first == again and sorted(first) == sorted(other)
+    assert sum(one != two for one, two in zip(first, other, strict=True)) > 30
+    assert sources["understand"].seed == others["understand"].seed == 1

@@ -3,6 +3,7 @@
 
 import io
 import json
+import random
 import shutil
 from collections import Counter
 
@@ -14,10 +15,12 @@ from accelerate.data_loader import BatchSamplerShard
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from transformers_wallaroo.training import mixture as mixture_module
 from transformers_wallaroo.training.collator import DROP_REASONS
 from transformers_wallaroo.training.data import rows as rows_module
 from transformers_wallaroo.training.data.drops import DroppedSample
 from transformers_wallaroo.training.data.rows import JsonRows, open_rows
+from transformers_wallaroo.training.data.screening import ScreenedDataset
 from transformers_wallaroo.training.data.tars import TarFiles
 from transformers_wallaroo.training.mixture import MixtureDataset, whole_ratio
 from transformers_wallaroo.training.run import run_stage
@@ -136,11 +139,27 @@ def test_truncated_tars_give_what_is_whole(tmp_path, caplog, cut):
     read = open_source("generate", {"webdataset": {"path": str(folder)}}, 5)
     prompts = {sample["prompt"] for sample in read}
     assert {sample["prompt"] for sample in samples("generate", 8)[::2]} <= prompts and len(read) >= 4
-    assert read.source.notes[0] == f"{tar} is truncated"
+    assert read.source.notes[0] == f"{tar} is truncated or corrupt"
     assert "00001.tar is truncated" in caplog.text
     tar.write_bytes(b"\0" * 100)
     with pytest.raises(ValueError, match=r"00001.tar is no tar file that can be read"):
         open_source("generate", {"webdataset": {"path": str(folder)}}, 5)
+
+
+@pytest.mark.parametrize("header", [b"\0" * 512, b"\xa5" * 512], ids=["zeros", "garbled"])
+def test_tars_with_a_broken_header_are_told(tmp_path, caplog, header):
+    """`tarfile` by itself takes such a header for the end of the tar."""
+    pairs = [(f"{number}.{ending}", b"x" * 600) for number in range(10) for ending in ("jpg", "txt")]
+    tar = write_tar(tmp_path / "a.tar", pairs)
+    entry = {"webdataset": {"path": str(tar)}}
+    read = open_source("generate", entry, 5)
+    assert len(read) == 10 and not read.source.notes and "corrupt" not in caplog.text
+    content = tar.read_bytes()
+    at = 8 * 3 * 512  # each member is a header and two blocks
+    tar.write_bytes(content[:at] + header + content[at + 512 :])
+    read = open_source("generate", entry, 5)
+    assert len(read) == 4 and read.source.notes == [f"{tar} is truncated or corrupt"]
+    assert "a.tar is truncated or corrupt: after 8 whole members nothing more can be read" in caplog.text
 
 
 def test_cut_off_json_is_refused_with_its_row(tmp_path):
@@ -223,7 +242,7 @@ def test_above_the_limit_is_one_clear_error(tmp_path, caplog):
     mixed = MixtureDataset({"generate": open_source("generate", entry, 1)}, {"generate": 1}, 200)
     with pytest.raises(
         ValueError,
-        match=r"mine: 11 of the \d+ samples read have a fault \(11 unreadable\), more than `max_dropped` 0.2 allows. "
+        match=r"mine: \d+ of the \d+ samples read have a fault \(\d+ unreadable\), more than `max_dropped` 0.2 allows. "
         r"The last one: .*bad-\d+.jpg.*wallaroo data check",
     ):
         for position in range(200):
@@ -232,6 +251,37 @@ def test_above_the_limit_is_one_clear_error(tmp_path, caplog):
     loader = DataLoader(mixed, batch_size=4, num_workers=2, collate_fn=list)
     with pytest.raises(ValueError, match=r"more than `max_dropped` 0.2 allows"):
         list(loader)
+
+
+class FaultyAtRandom:
+    """Of which a share is broken."""
+
+    def __init__(self, share, seed):
+        self.random, self.share = random.Random(seed), share
+
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, index):
+        if self.random.random() < self.share:
+            raise DroppedSample("unreadable", f"Number {index}.")
+        return {"task": "generate", "prompt": "x"}
+
+
+def test_chance_alone_does_not_stop_a_worker():
+    """Each compares after each fault: of 50 workers that read what is within the limit none stops."""
+
+    def read_until_it_stops(share, seed):
+        read = ScreenedDataset(FaultyAtRandom(share, seed), "mine", max_dropped=0.01)
+        try:
+            for index in range(2000):
+                _drops(read, index)
+        except ValueError:
+            pass
+        return read.read
+
+    assert {read_until_it_stops(0.008, seed) for seed in range(50)} == {2000}
+    assert max(read_until_it_stops(0.04, seed) for seed in range(5)) < 2000
 
 
 def test_a_few_are_always_allowed(tmp_path):
@@ -276,12 +326,15 @@ def test_filters(tmp_path, filters, kept):
 
 def test_filters_of_columns(tmp_path):
     columns = [{"score": 3.5, "kind": "add"}, {"score": 4.5, "kind": "add"}, {"score": 5, "kind": "remove"}]
+    columns.append({"score": None, "kind": None})
     talk = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "."}]
     path = str(write(tmp_path / "a.json", [{**row, "conversations": talk} for row in columns]))
 
     def kept(where):
         read = open_source("understand", {"llava": {"path": path}, "filters": {"where": where}}, 5)
-        return [index for index in range(3) if not _drops(read, index)]
+        found = [index for index in range(4) if not _drops(read, index)]
+        assert not read.faults, "nothing in a column is no fault where the column is a filter's"
+        return found
 
     assert kept({"score": {"min": 4}}) == [1, 2]
     assert kept({"score": {"min": 4, "max": 4.9}}) == [1]
@@ -320,7 +373,8 @@ def test_entries_that_are_wrong_are_refused(tmp_path, entry, complaint):
         open_source("generate", [{"folder": {"path": str(tmp_path)}, **entry}], 5)
 
 
-def test_too_narrow_filters_are_told(tmp_path):
+def test_too_narrow_filters_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(mixture_module, "MOST_UNWANTED", 100)
     entry = {**broken_folder(tmp_path / "pictures", 3, 0), "filters": {"min_width": 5000}}
     mixed = MixtureDataset({"generate": open_source("generate", entry, 1)}, {"generate": 1}, 8)
     with pytest.raises(ValueError, match=r"100 samples in a row were left out \(\{'filtered': 100\}\).*too narrow\?"):

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """One data set of several, in a stated ratio of tasks and in an order that depends on nothing but the seed."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from .data.drops import DroppedSample
+from .data.drops import FAULTS, DroppedSample
 
-# Samples of a source that may be left out one after the other.
-MOST_ATTEMPTS = 100
+# Samples of a source that may be left out one after the other: for a fault, and because they are not wanted. Filters
+# may keep few; one that keeps 1 in 100 leaves out so many in a row once in 10^43 times.
+MOST_FAULTS = 100
+MOST_UNWANTED = 10_000
 
 
 class MixtureDataset(Dataset):
@@ -73,22 +76,22 @@ class MixtureDataset(Dataset):
         name, index = self.locate(position)
         seed = mix(self.seed, position)
         dropped: Counter[str] = Counter()
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in itertools.count():
             origin = f"{name}[{index}]"
             try:
                 sample = dict(self.sources[name][index])
                 break
             except DroppedSample as error:
                 dropped[error.reason] += 1
-                last = error
+                faults = sum(dropped[reason] for reason in FAULTS)
+                if faults >= MOST_FAULTS or dropped.total() - faults >= MOST_UNWANTED:
+                    raise ValueError(
+                        f"Of {name!r} {dropped.total()} samples in a row were left out ({dict(dropped)}), the last "
+                        f"one: {error} Are its filters too narrow?"
+                    ) from error
                 index = mix(seed, attempt) % len(self.sources[name])
             except Exception as error:
                 raise ValueError(f"Sample {origin} cannot be read: {type(error).__name__}: {error}") from error
-        else:
-            raise ValueError(
-                f"Of {name!r} {MOST_ATTEMPTS} samples in a row were left out ({dict(dropped)}), the last one: {last} "
-                "Are its filters too narrow?"
-            )
         dropped.update(sample.get("dropped") or {})
         sample.update(seed=seed, origin=f"{name}/{sample['origin']}" if "origin" in sample else origin)
         if dropped:

@@ -13,9 +13,10 @@ import torch
 from transformers.utils import logging
 
 from ..configuration_wallaroo import WallarooConfig
+from ..image_grid_wallaroo import TASKS
 from ..processing_wallaroo import WallarooProcessor
 from .collator import WallarooDataCollator
-from .mixture import MixtureDataset
+from .mixture import MixtureDataset, mix
 from .optimizer import muon_with_adamw
 from .resuming import check_recipe, keep_recipe, last_whole_checkpoint, recipe_changes, remove_run
 from .sources import open_source
@@ -183,11 +184,20 @@ def optimizer(config: StageConfig) -> tuple[Any, dict[str, Any]] | None:
 def mixture(
     entries: dict[str, Any], tasks: dict[str, int], length: int, seed: int, *, held_out: bool = False
 ) -> MixtureDataset:
-    """The mixed data set of a recipe's `data` or `evaluation`."""
+    """The mixed data set of a recipe's `data` or `evaluation`.
+
+    The seed gives the order of each task's sources. The data of sources without end do not depend on it.
+    """
     ratio = {task: count for task, count in tasks.items() if task in entries}
     a_turn = sum(ratio.values())
     sources = {
-        task: open_source(task, entries[task], -(-length // a_turn) * count, seed=HELD_OUT_SEED if held_out else 1)
+        task: open_source(
+            task,
+            entries[task],
+            -(-length // a_turn) * count,
+            seed=HELD_OUT_SEED if held_out else 1,
+            order_seed=mix(seed, list(TASKS).index(task)),
+        )
         for task, count in ratio.items()
     }
     return MixtureDataset(sources, ratio, length, seed=seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..processing_wallaroo import PICTURE_KEYS
 from ..shapes import ShapesDataset
+from .data.drops import DroppedSample
 from .mixture import MixtureDataset, whole_ratio
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -46,7 +47,11 @@ class FolderDataset(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         picture = self.pictures[index]
-        return {"task": "generate", "prompt": _read(picture.with_suffix(".txt")).strip(), "image": picture}
+        try:
+            prompt = _read(picture.with_suffix(".txt")).strip()
+        except ValueError as error:
+            raise DroppedSample("unreadable", str(error)) from error
+        return {"task": "generate", "prompt": prompt, "image": picture}
 
     def name_of(self, index: int) -> str:
         """The picture's path, for messages."""
@@ -185,7 +190,7 @@ UNSCREENED = ("shapes", "encoded")
 EXTRAS = ("name", "weight", "filters", "max_dropped")
 
 
-def open_source(task: str, entry: Any, length: int, *, seed: int = 1) -> Any:
+def open_source(task: str, entry: Any, length: int, *, seed: int = 1, order_seed: int = 1) -> Any:
     """The samples that a recipe names for a task: `{"folder": {"path": ...}}`, or a list of such entries, which become
     one `MixtureDataset` with their weights.
 
@@ -194,6 +199,7 @@ def open_source(task: str, entry: Any, length: int, *, seed: int = 1) -> Any:
             `Filters`), `max_dropped` (share of the samples that may be broken), and in a list `name` and `weight` (1).
         length: samples that the run will take; a source without end, as a list is, is made this long.
         seed: of a source without end, where its options name none.
+        order_seed: of the order in which a list has its samples.
     """
     entries = source_entries(task, entry)
     opened = {name: _open_entry(task, name, one, length, seed) for name, one in entries.items()}
@@ -201,7 +207,7 @@ def open_source(task: str, entry: Any, length: int, *, seed: int = 1) -> Any:
         [source] = opened.values()
         return source
     weights = {name: one.get("weight", 1) for name, one in entries.items()}
-    return MixtureDataset(opened, whole_ratio(weights), length, seed=seed)
+    return MixtureDataset(opened, whole_ratio(weights), length, seed=order_seed)
 
 
 def source_entries(task: str, entry: Any) -> dict[str, Mapping[str, Any]]:

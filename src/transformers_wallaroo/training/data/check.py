@@ -18,16 +18,17 @@ from ...image_grid_wallaroo import TokenType
 from ...processing_wallaroo import WallarooProcessor
 from ..collator import WallarooDataCollator
 from ..conversations import turns_of
-from ..mixture import mix, whole_ratio, with_one_prompt
+from ..mixture import MOST_UNWANTED, mix, whole_ratio, with_one_prompt
 from ..preview import contact_sheet
 from ..recipes import read_recipe
-from ..sources import UNSCREENED, open_source, source_entries
+from ..sources import open_source, source_entries
 from ..stages import StageConfig, load_processor, prepare_processor, read_data
 from .drops import FAULTS, DroppedSample
 from .screening import ScreenedDataset, text_of
 
 SHOWN = 6  # samples of a source on the contact sheet
 NAMED_DROPS = 3  # left-out samples of each reason that are named
+FEW_PASS = 0.05  # share of the samples that pass the filters; a remark is made where it is below
 THUMBNAIL = 256  # pixels, longest side
 
 
@@ -47,6 +48,7 @@ class SourceCheck:
         widths, heights: of all pictures, in pixels.
         tokens: of each sample; `text_tokens` of them are text.
         buckets: sizes, `height x width` in pixels, in which images are learned -> how many.
+        max_dropped: share of them that may be broken.
         error: what stopped the reading, if anything did.
         shown: caption and pictures of some samples.
     """
@@ -65,12 +67,23 @@ class SourceCheck:
     tokens: list[int] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     buckets: Counter[str] = field(default_factory=Counter)
+    max_dropped: float = 1.0
     error: str | None = None
     shown: list[tuple[str, list[Image.Image]]] = field(default_factory=list)
 
     @property
     def faults(self) -> int:
         return sum(self.dropped[reason] for reason in FAULTS)
+
+    @property
+    def too_many_faults(self) -> bool:
+        """Whether more is broken than the source may have."""
+        return self.faults > self.max_dropped * self.read
+
+    @property
+    def failed(self) -> bool:
+        """Whether one cannot train on the source."""
+        return self.error is not None or not self.kept or self.too_many_faults
 
     @property
     def ratios(self) -> list[float]:
@@ -132,25 +145,35 @@ def check_mixture(
         check = SourceCheck(task, name, share=share)
         checks.append(check)
         try:
-            # All that is broken is to be counted.
-            may_drop = not any(layout in entry for layout in UNSCREENED)
-            source = open_source(task, {**entry, "max_dropped": 1} if may_drop else entry, samples)
-        except (ValueError, OSError) as error:
-            check.error = str(error)
-            continue
-        check.size = len(source)
-        inner = source
-        if isinstance(source, ScreenedDataset):
-            inner, source.named = source.source, 0  # they are named in `examples`
-        check.notes = list(getattr(inner, "notes", []))
-        chosen = sorted(random.Random(seed).sample(range(len(source)), min(samples, len(source))))
-        title = f"reading {task}/{name}"
-        try:
+            source = open_source(task, entry, samples)
+            inner = source
+            if isinstance(source, ScreenedDataset):
+                inner, source.named = source.source, 0  # they are named in `examples`
+                check.max_dropped, source.max_dropped = source.max_dropped, 1  # all that is broken is to be counted
+            check.size = len(source)
+            check.notes = list(getattr(inner, "notes", []))
+            chosen = sorted(random.Random(seed).sample(range(len(source)), min(samples, len(source))))
+            title = f"reading {task}/{name}"
             for index in logging.tqdm(chosen, desc=title, unit="sample", leave=False, disable=not show_progress):
                 _add(check, source, index, collator, seed)
-        except ValueError as error:
-            check.error = str(error)
+        # Readers of files raise what they like, and the other sources are to be checked whatever it was.
+        except Exception as error:  # noqa: BLE001
+            check.error = _said(error)
+        passed = check.read - check.dropped["filtered"]
+        if passed < FEW_PASS * check.read:
+            check.notes.append(
+                f"{passed} of {check.read} samples pass the filters: a run reads the others in vain, and stops where "
+                f"{MOST_UNWANTED:,} in a row do not pass"
+            )
     return checks
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of one that is not ours also what it is and what it comes from."""
+    if isinstance(error, ValueError):
+        return str(error)
+    cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ is not None else ""
+    return f"{type(error).__name__}: {error}{cause}"
 
 
 def _sources(data: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], float]]:

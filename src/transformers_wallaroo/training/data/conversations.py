@@ -9,7 +9,7 @@ from ..conversations import ROLES
 from .drops import DroppedSample
 from .layouts import RowSamples, tasks_only
 from .pictures import PictureFinder
-from .rows import JsonRows, field, open_rows
+from .rows import JsonRows, field, first_field, open_rows
 from .videos import read_frames
 
 IMAGE, VIDEO = "<image>", "<video>"
@@ -36,7 +36,7 @@ class Llava(RowSamples):
         super().__init__(open_rows(path, cache_dir=cache_dir))
         self.finder = PictureFinder(images)
         self.frames = frames
-        field(self.rows[0], ("conversations", "messages"), self.name_of(0))
+        first_field(self.rows, ("conversations", "messages"))
 
     def length_of(self, index: int) -> int:
         """About how many tokens the text has."""
@@ -104,7 +104,10 @@ class CommonsenseQA(RowSamples):
             raise DroppedSample("unsupported", f"{place} has no answer, as in the test split.")
         answer = field(row, "answerKey", place)
         if isinstance(choices, Mapping):
-            pairs = list(zip(field(choices, "label", place), field(choices, "text", place), strict=True))
+            labels, texts = field(choices, "label", place), field(choices, "text", place)
+            if len(labels) != len(texts):
+                raise DroppedSample("mismatch", f"{place} has {len(texts)} choices, but {len(labels)} letters.")
+            pairs = list(zip(labels, texts, strict=True))
         else:  # a list of choices, as files of JSON lines have it
             pairs = [(field(choice, "label", place), field(choice, "text", place)) for choice in choices]
         asked = "\n".join([question, *(f"{label}. {text}" for label, text in pairs), "Answer with the letter alone."])

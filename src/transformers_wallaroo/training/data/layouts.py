@@ -7,7 +7,7 @@ from typing import Any
 
 from .drops import DroppedSample
 from .pictures import PictureFinder
-from .rows import JsonRows, ParquetRows, field, open_rows
+from .rows import JsonRows, ParquetRows, field, first_field, open_rows
 from .tars import PICTURES, TarSamples
 
 # What a sample of each task is made of; of names in one tuple it has one.
@@ -71,8 +71,8 @@ class PromptedImages(RowSamples):
         super().__init__(open_rows(file))
         packed = sorted(entry.name for entry in folder.glob("*.tar.gz*"))
         self.finder = PictureFinder(folder if images is None else images)
-        first = field(self.rows[0], "output_image", self.name_of(0))
-        if packed and images is None and not (folder / str(first)).exists():
+        first = first_field(self.rows, "output_image")
+        if packed and images is None and first is not None and not (folder / str(first)).exists():
             stems = sorted({name.split(".tar.gz")[0] for name in packed})
             commands = "; ".join(f"cat {stem}.tar.gz* | tar -xzf -" for stem in stems)
             raise ValueError(
@@ -148,7 +148,7 @@ class CaptionTars(Sequence[dict[str, Any]]):
 
 def notes_of(members: TarSamples) -> list[str]:
     """What `wallaroo data check` says of the tars themselves."""
-    notes = [f"{file} is truncated" for file in members.truncated]
+    notes = [f"{file} is truncated or corrupt" for file in members.truncated]
     return [*notes, f"{members.incomplete} incomplete samples where they break off"] if members.incomplete else notes
 
 

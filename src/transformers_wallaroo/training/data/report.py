@@ -56,6 +56,11 @@ def remarks_of(check: SourceCheck) -> list[str]:
     if check.buckets:
         sizes = ", ".join(f"{size} ({count})" for size, count in check.buckets.most_common(8))
         remarks.append(f"learned in {sizes}")
+    if check.too_many_faults:
+        remarks.append(
+            f"TOO MANY FAULTS: {check.faults} of {check.read} samples, but `max_dropped` is {check.max_dropped:g}. "
+            "Mend them, allow more, or look at more with --samples."
+        )
     if check.error is not None:
         remarks.append(f"STOPPED: {check.error}")
     return remarks

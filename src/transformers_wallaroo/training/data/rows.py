@@ -15,9 +15,11 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from transformers.utils import logging
 
+from .drops import DroppedSample
+
 logger = logging.get_logger(__name__)
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2  # another one where what is kept of a file changes
 # Files from this size on, in bytes, are indexed once and the index is kept.
 KEPT_FROM = 32 * 2**20
 JSON_ENDINGS, PARQUET_ENDINGS = (".json", ".jsonl", ".ndjson"), (".parquet",)
@@ -48,16 +50,31 @@ def find_files(path: Any, endings: Sequence[str], name: str = "path") -> list[Pa
 
 
 def field(row: Mapping[str, Any], names: str | Sequence[str], place: str) -> Any:
-    """The first of the fields that the row has; where it has none, a `ValueError` with file, row and near names."""
+    """The first of the fields that the row has something in.
+
+    Raises:
+        DroppedSample: where the row has such a field with nothing in it: this row is broken.
+        ValueError: where it has no such field, with file, row and near names: this is another layout.
+    """
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if row.get(name) is not None:
             return row[name]
+    fields = ", ".join(map(repr, row)) or "none"
     empty = [name for name in wanted if name in row]
+    if empty:
+        raise DroppedSample("mismatch", f"{place} has nothing in {empty[0]!r}; its fields are {fields}.")
     near = [close for name in wanted for close in difflib.get_close_matches(name, list(row), n=2, cutoff=0.5)]
-    hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near and not empty else ""
-    said = f"has nothing in {empty[0]!r}" if empty else f"has no field {' or '.join(map(repr, wanted))}"
-    raise ValueError(f"{place} {said}; its fields are {', '.join(map(repr, row)) or 'none'}.{hint}")
+    hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    raise ValueError(f"{place} has no field {' or '.join(map(repr, wanted))}; its fields are {fields}.{hint}")
+
+
+def first_field(rows: "JsonRows | ParquetRows", names: str | Sequence[str]) -> Any:
+    """The field of the first row, for a look at the layout before the run; `None` where that row is broken."""
+    try:
+        return field(rows[0], names, rows.name_of(0))
+    except DroppedSample:
+        return None
 
 
 def kept_index(path: Path, kind: str, make: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -99,7 +116,10 @@ class JsonRows(Sequence[dict[str, Any]]):
         with open(self.files[file], "rb") as stream:
             stream.seek(start)
             text = stream.read(end - start)
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except UnicodeDecodeError as error:
+            raise DroppedSample("unreadable", f"{self.name_of(index)} is no text in UTF-8 ({error}).") from error
 
     def name_of(self, index: int) -> str:
         """File and row, for messages; rows are counted from 1."""
@@ -220,4 +240,4 @@ def _from_hub(path: Mapping[str, Any], cache_dir: str | None) -> ParquetRows:
     return ParquetRows(rows=datasets.load_dataset(path["hub"], path.get("config"), split=split, cache_dir=cache_dir))
 
 
-__all__ = ["JsonRows", "ParquetRows", "field", "find_files", "kept_index", "open_rows"]
+__all__ = ["JsonRows", "ParquetRows", "field", "find_files", "first_field", "kept_index", "open_rows"]

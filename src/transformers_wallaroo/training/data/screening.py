@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Filters, and the limit within which samples that are broken are left out."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,11 @@ from .rows import field as field_of
 
 logger = logging.get_logger(__name__)
 
-# Share of the samples read that may be broken, where the recipe does not say; and how many may be in any case.
+# Share of the samples that may be broken, where the recipe does not say; and how many may be in any case. The count is
+# compared after each fault, so that it may also be some standard deviations above that share by chance.
 MAX_DROPPED = 0.01
 ALWAYS_ALLOWED = 10
+DEVIATIONS = 4
 # Broken samples of a source that each process names; the others it only counts.
 NAMED = 5
 BOUNDS = ("min", "max", "match")
@@ -75,9 +78,8 @@ class Filters:
 
     def check_row(self, row: Mapping[str, Any], place: str) -> None:
         for column, wanted in self.where.items():
-            if not _fits(
-                field_of({**row, column: row.get(column, "")} if column in row else row, column, place), wanted
-            ):
+            # A column with nothing in it does not have the value; one that is not there is named.
+            if not _fits(row[column] if column in row else field_of(row, column, place), wanted):
                 raise DroppedSample("filtered", f"{place}: {column!r} is {str(row[column])[:60]!r}.")
 
     def check_text(self, text: str, place: str) -> None:
@@ -102,7 +104,7 @@ def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         above = "min" not in wanted or (isinstance(value, (int, float)) and value >= wanted["min"])
         below = "max" not in wanted or (isinstance(value, (int, float)) and value <= wanted["max"])
-        return above and below and re.search(wanted.get("match") or "", str(value)) is not None
+        return above and below and re.search(wanted.get("match") or "", "" if value is None else str(value)) is not None
     return value in wanted if isinstance(wanted, list) else value == wanted
 
 
@@ -110,7 +112,8 @@ class ScreenedDataset(Sequence[dict[str, Any]]):
     """The samples of a source with their pictures decoded, without those that its filters or their faults exclude.
 
     Asking for such a sample raises `DroppedSample`, which `MixtureDataset` counts and passes over. Where more than
-    `max_dropped` of the samples read so far (and more than a few) have a fault of `FAULTS`, a `ValueError` says so.
+    `max_dropped` of the samples that this process or worker has read so far have a fault of `FAULTS`, and more than
+    chance and a few explain, a `ValueError` says so.
 
     Args:
         source: samples by index, which raise `DroppedSample` where they cannot be had.
@@ -184,7 +187,8 @@ class ScreenedDataset(Sequence[dict[str, Any]]):
         if faults <= self.named:
             more = " More of them are only counted." if faults == self.named else ""
             logger.warning(f"{self.name}: a sample is left out ({error.reason}). {error}{more}")
-        if faults > max(ALWAYS_ALLOWED, self.max_dropped * self.read):
+        expected = self.max_dropped * self.read
+        if faults > expected + DEVIATIONS * math.sqrt(expected) + ALWAYS_ALLOWED:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.faults.most_common())
             raise ValueError(
                 f"{self.name}: {faults} of the {self.read} samples read have a fault ({counts}), more than "

@@ -37,7 +37,10 @@ class Member:
 
 
 class _Tars:
-    """The members of several tars, as arrays that workers share: name, tar, offset and size of each."""
+    """The members of several tars, as arrays that workers share: name, tar, offset and size of each.
+
+    `truncated` names the tars of which something after the last member found cannot be read.
+    """
 
     def __init__(self, files: Sequence[Path]):
         self.files = list(files)
@@ -50,8 +53,8 @@ class _Tars:
             if index["truncated"]:
                 self.truncated.append(str(file))
                 logger.warning(
-                    f"{file} is truncated: it has {len(index['names'])} whole members and then breaks off. Download it "
-                    "again; until then what it has is used."
+                    f"{file} is truncated or corrupt: after {len(index['names'])} whole members nothing more can be "
+                    "read. Download it again; until then these are used."
                 )
         self.names = np.concatenate([index["names"] for index in found])
         self.offsets = np.concatenate([index["offsets"] for index in found])
@@ -82,8 +85,8 @@ def _scan(file: Path) -> dict[str, np.ndarray]:
             hint = " It is compressed or split: unpack it first." if ".gz" in file.name or ".zst" in file.name else ""
             raise ValueError(f"{file} is no tar file that can be read: {error}.{hint}") from error
         truncated = True
-    # A whole tar ends in blocks of zeros.
-    truncated = truncated or size < end + tarfile.BLOCKSIZE
+    # A whole tar ends in blocks of zeros. `tarfile` takes a header that is none for the end, and says nothing.
+    truncated = truncated or size < end + tarfile.BLOCKSIZE or not _ends_in_zeros(file, end)
     table = np.array(places, dtype=np.int64).reshape(-1, 2)
     return {
         "names": np.array(names, dtype=np.bytes_) if names else np.zeros(0, "S1"),
@@ -91,6 +94,16 @@ def _scan(file: Path) -> dict[str, np.ndarray]:
         "sizes": table[:, 1],
         "truncated": np.array(truncated),
     }
+
+
+def _ends_in_zeros(file: Path, start: int) -> bool:
+    """Whether a file has nothing but zeros from a byte on."""
+    with open(file, "rb") as stream:
+        stream.seek(start)
+        while chunk := stream.read(2**20):
+            if chunk.strip(b"\0"):
+                return False
+    return True
 
 
 class TarFiles(_Tars):
@@ -116,7 +129,7 @@ class TarSamples(_Tars):
     Args:
         path: tars, see `find_files`.
         parts: name -> extensions, of which each sample has one, such as `{"text": ("txt",)}`. A whole tar in which a
-            sample lacks one is refused; the sample at which a truncated one breaks off is left out.
+            sample lacks one is refused; the sample at which a broken one breaks off is left out.
     """
 
     def __init__(self, path, parts: dict[str, Sequence[str]]):
