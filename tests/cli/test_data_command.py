@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from transformers_wallaroo import cli
 
-from published import write, write_blip3o, write_gpt_image_edit, write_llava
+from published import write, write_blip3o, write_gpt_image_edit, write_llava, write_parquet
 
 runner = CliRunner()
 
@@ -90,12 +90,14 @@ def test_what_any_source_raises_does_not_end_the_others(mixture, tmp_path, monke
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     entries = yaml.safe_load(mixture.read_text())["data"]
-    broken = write(tmp_path / "a.parquet", b"PAR1 but nothing more")
+    broken = write_parquet(tmp_path / "a.parquet", [{"prompt": f"number {number}"} for number in range(100)])
+    content = broken.read_bytes()
+    broken.write_bytes(content[:4] + b"\xff" * 200 + content[204:])  # its end, which has the schema, is whole
     entries["generate"].insert(0, {"parquet": {"path": str(broken)}})
     changed = write(tmp_path / "mixture.yaml", yaml.safe_dump({"data": entries}))
     result = invoke("check", changed, "--samples", 3, "--sheet", tmp_path / "sheet.png")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert re.search(r"generate / parquet\n  STOPPED: DatasetGenerationError: .* \(ArrowInvalid: ", result.stdout)
+    assert re.search(r"generate / parquet\n  STOPPED: DatasetGenerationError: .* \(\w+: ", result.stdout)
     assert "| generate / blip3o" in result.stdout and "| understand / llava" in result.stdout
 
 

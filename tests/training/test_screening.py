@@ -162,6 +162,20 @@ def test_tars_with_a_broken_header_are_told(tmp_path, caplog, header):
     assert "a.tar is truncated or corrupt: after 8 whole members nothing more can be read" in caplog.text
 
 
+def test_what_is_no_sample_of_a_tar_is_counted(tmp_path):
+    """The ending begins at the first dot; a name may come once."""
+    picture = picture_bytes(samples("generate", 1)[0]["image"])
+    names = ("img_1.5.png", "img_1.5.txt", "a.png", "a.txt", "a.png", "a.txt", "b.png", "b.txt", "b.json", "b.json")
+    tar = write_tar(tmp_path / "a.tar", [(name, picture if name.endswith("png") else b"x") for name in names])
+    read = open_source("generate", {"webdataset": {"path": str(tar)}}, 5)
+    strange, repeated = read.source.notes
+    assert len(read) == 2
+    assert strange.startswith("1 samples with none of .jpg, ") and strange.endswith(
+        ", .txt after the first dot of their name are left out"
+    )
+    assert repeated == "2 members of a name that came before in the same tar are left out"
+
+
 def test_cut_off_json_is_refused_with_its_row(tmp_path):
     file = write(tmp_path / "a.json", [{"a": 1}, {"a": 2}])
     whole = file.read_text()
@@ -202,6 +216,25 @@ def test_indices_of_large_files_are_kept_until_the_file_changes(tmp_path, monkey
     write(file, [{"a": 1}])
     assert len(JsonRows([file])) == 1
     assert kept.suffix == ".npz"
+
+
+def test_two_machines_may_keep_an_index_at_once(tmp_path, monkeypatch):
+    """Their processes may have the same number."""
+    monkeypatch.setattr(rows_module, "KEPT_FROM", 1)
+    monkeypatch.setattr(rows_module.os, "getpid", lambda: 7)
+    file = write(tmp_path / "a.json", [{"a": 1}, {"a": 2}])
+    save = np.savez
+    found = []
+
+    def save_while_another_does(*arguments, **arrays):
+        monkeypatch.setattr(np, "savez", save)
+        save(*arguments, **arrays)
+        found.append(list(JsonRows([file])))
+
+    monkeypatch.setattr(np, "savez", save_while_another_does)
+    assert list(JsonRows([file])) == [{"a": 1}, {"a": 2}] == found[0]
+    [kept] = (tmp_path / "home" / "wallaroo" / "indices").iterdir()
+    assert len(np.load(kept)["spans"]) == 2
 
 
 def test_members_of_tars_by_path(tmp_path):

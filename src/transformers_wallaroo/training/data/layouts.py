@@ -148,8 +148,14 @@ class CaptionTars(Sequence[dict[str, Any]]):
 
 def notes_of(members: TarSamples) -> list[str]:
     """What `wallaroo data check` says of the tars themselves."""
+    endings = ", ".join("." + ending for endings in members.parts.values() for ending in endings)
+    counts = {
+        "incomplete samples where they break off": members.incomplete,
+        f"samples with none of {endings} after the first dot of their name": members.strange,
+        "members of a name that came before in the same tar": members.repeated,
+    }
     notes = [f"{file} is truncated or corrupt" for file in members.truncated]
-    return [*notes, f"{members.incomplete} incomplete samples where they break off"] if members.incomplete else notes
+    return [*notes, *(f"{count} {what} are left out" for what, count in counts.items() if count)]
 
 
 class OwnTable(RowSamples):

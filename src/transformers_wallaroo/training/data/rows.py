@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def kept_index(path: Path, kind: str, make: Callable[[Path], dict[str, np.ndarra
             return dict(arrays)
     found = make(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+    # Not by the process: on several machines with one cache it may have the same number.
+    partial = file.with_name(f".{file.stem}.{uuid.uuid4().hex}.npz")
     np.savez(partial, **found)  # type: ignore[arg-type]
     os.replace(partial, file)
     return found

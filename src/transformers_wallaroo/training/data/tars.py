@@ -136,14 +136,18 @@ class TarSamples(_Tars):
         super().__init__(find_files(path, TAR_ENDINGS))
         self.parts = dict(parts)
         broken = {Path(file) for file in self.truncated}
-        rows, self.incomplete = [], 0
+        rows: list[list[int]] = []
+        # Samples at which a broken tar breaks off; those with none of the parts; members of a name that came before.
+        self.incomplete = self.strange = self.repeated = 0
         for (tar, key), members in self._grouped().items():
             chosen = [next((members[end] for end in ends if end in members), None) for ends in parts.values()]
             if None not in chosen:
                 rows.append(chosen)
+            elif not any(place is not None for place in chosen):
+                self.strange += 1
             elif self.files[tar] in broken:
                 self.incomplete += 1
-            elif any(place is not None for place in chosen):
+            else:
                 lacking = list(parts.values())[chosen.index(None)]
                 raise ValueError(
                     f"{self.files[tar]}, sample {key!r} has no {' or '.join('.' + end for end in lacking)}; it has "
@@ -157,11 +161,14 @@ class TarSamples(_Tars):
 
     def _grouped(self) -> dict[tuple[int, str], dict[str, int]]:
         grouped: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)
+        known = {ending for endings in self.parts.values() for ending in endings}
         for place, (tar, name) in enumerate(zip(self.tars.tolist(), self.names.tolist(), strict=True)):
             folder, _, file = name.decode("utf-8", "replace").rpartition("/")
             stem, _, ending = file.partition(".")
             if stem:  # what begins with a dot is no sample
-                grouped[tar, f"{folder}/{stem}" if folder else stem].setdefault(ending.lower(), place)
+                members, ending = grouped[tar, f"{folder}/{stem}" if folder else stem], ending.lower()
+                self.repeated += ending in members and ending in known
+                members.setdefault(ending, place)
         return grouped
 
     def __len__(self) -> int:
