@@ -7,7 +7,7 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo tiny eval-smoke test test-oldest test-extras test-lmms test-e2e lint format clean
+.PHONY: help demo tiny eval-smoke test test-slow test-oldest test-extras test-lmms test-e2e lint format clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -23,6 +23,9 @@ eval-smoke: $(VENV)/.installed  ## every benchmark of `wallaroo eval` on wallaro
 
 test: $(VENV)/.installed $(VENV)/.quantize  ## the whole test suite on the pinned, newest transformers
 	PYTHONPATH=$(VENV)/quantize $(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(VENV)/.installed  ## tests of a minute or more each: training in a notebook, runs on several processes
+	$(BIN)/python -m pytest -m slow
 
 test-oldest: .venv-oldest/.installed .venv-oldest/.quantize  ## the same on the oldest transformers that is supported
 	PYTHONPATH=.venv-oldest/quantize .venv-oldest/bin/python -m pytest -n $(WORKERS)

@@ -64,6 +64,7 @@ def test_edits_change_what_was_asked_and_little_else(tmp_path):
     assert len(pictures_of(cells)) == 2
 
 
+@pytest.mark.slow
 def test_lora_changes_the_pictures(tmp_path):
     """With few steps at a high rate, so that it takes seconds: whether a style shows, not how well it is learned."""
     cells = run("lora_style", tmp_path, work=str(tmp_path / "work"), num_pictures=24, steps=12, learning_rate=4e-3)

@@ -194,6 +194,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, told
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(go, tmp_path):
     alone = go("geneval", "alone", batch_size=2)
     prompts = tmp_path / "geneval-prompts" / "evaluation_metadata.jsonl"

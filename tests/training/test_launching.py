@@ -139,6 +139,7 @@ def test_killed_processes_go_on(small_folder, tmp_path, alone):
     assert_same_run(tmp_path, alone, tolerance=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2"])
 def test_all_processes_skip_a_step_that_is_nan_on_one(small_folder, tmp_path, config):
     trainer = SHARDED if config == "fsdp2" else RECIPE["trainer"]
