@@ -185,7 +185,7 @@ def in_processes(function: Callable[[int], Any], folder: Path, count: int = 2, t
 
 
 def _run(function: Callable[[int], Any], rank: int, count: int, port: int, folder: Path) -> None:
-    torch.set_num_threads(1)  # others were not forked
+    torch.set_num_threads(1)  # others were not forked; nor shall accelerate ask for them
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -193,6 +193,7 @@ def _run(function: Callable[[int], Any], rank: int, count: int, port: int, folde
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
         ACCELERATE_USE_CPU="true",
+        OMP_NUM_THREADS="1",
     )
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
