@@ -136,7 +136,7 @@ class TarSamples(_Tars):
         super().__init__(find_files(path, TAR_ENDINGS))
         self.parts = dict(parts)
         broken = {Path(file) for file in self.truncated}
-        rows: list[list[int]] = []
+        rows: list[list[int | None]] = []
         # Samples at which a broken tar breaks off; those with none of the parts; members of a name that came before.
         self.incomplete = self.strange = self.repeated = 0
         for (tar, key), members in self._grouped().items():
