@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Checkpoint, new_group
+from .common import Checkpoint, Device, new_group
 
 app = new_group()
 MEGABYTE = 10**6
@@ -29,9 +29,7 @@ def serve(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="What clients call the model; by default the checkpoint's name.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     max_batch: Annotated[int, typer.Option(metavar="N", help="Pictures that are made at once.")] = 8,
     batch_wait: Annotated[
         float, typer.Option(metavar="MS", help="Milliseconds that a picture waits for others to go with it.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import INTERRUPTED, Checkpoint, new_group
+from .common import INTERRUPTED, Checkpoint, Device, new_group, say_which_checkpoint
 
 app = new_group()
 
@@ -14,9 +14,7 @@ app = new_group()
 @app.command("app")
 def show_page(
     checkpoint: Checkpoint = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     host: Annotated[str, typer.Option(metavar="NAME", help="0.0.0.0 serves other machines as well.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=65535, help="The first free one from 7860 on by default.")
@@ -38,10 +36,8 @@ def show_page(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from ..apps import Engine
     from ..apps.web import Page
-    from ..embedded import tiny_path
 
-    if checkpoint is None:
-        typer.echo(f"No --checkpoint was given, so this is the embedded one, wallaroo-tiny: {tiny_path()}", err=True)
+    say_which_checkpoint(checkpoint)
     page = Page(Engine.load(checkpoint, device=device))
     address = page.launch(host=host, port=port, share=share)
     typer.echo(f"The page is at {address} until Ctrl-C.")
