@@ -163,7 +163,7 @@ def test_errors_are_sentences_and_nothing_is_lost(visitor, tmp_path):
     visitor.write("#draw-prompt", " ")
     visitor.press("#draw-start")
     visitor.wait(lambda: visitor.text("#draw-status") == "Say what to draw.")
-    assert any("Say what to draw." in notice for notice in visitor.notices())
+    visitor.wait(lambda: any("Say what to draw." in notice for notice in visitor.notices()))
     assert visitor.images("#draw-result") == before
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     visitor.tab("Ask")
