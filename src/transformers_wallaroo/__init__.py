@@ -19,6 +19,7 @@ from transformers import (
 # Not from the top level: there it is hidden without torchvision in transformers 5.17.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from .auto_wallaroo import WallarooAutoOutput
 from .configuration_wallaroo import WallarooConfig, WallarooVQConfig
 from .embedded import tiny_path
 from .generation_wallaroo import WallarooGenerateOutput
@@ -58,6 +59,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "StageConfig",
+    "WallarooAutoOutput",
     "WallarooConfig",
     "WallarooDataCollator",
     "WallarooForConditionalGeneration",

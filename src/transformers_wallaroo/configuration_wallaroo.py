@@ -96,6 +96,9 @@ class WallarooConfig(Qwen2_5_VLConfig):
         source_positions (`str`): `"1d"`, as released, or `"2d"`: source cells count rows and columns, like the vision
             tower's features (an ablation of paper section 5).
         shared_image_head (`bool`): whether editing predicts with the generation head and has none of its own.
+        decides_edits (`bool`): whether the text head was trained to say, after `<|generate_start|>`, if the last
+            picture is to be edited (`<|pixel_start|>`) or a new one drawn (`<|vision_start|>`). Without it
+            `task="auto"` edits wherever there is a picture.
 
     A code `c` of the VQ tokenizer has the id `text_vocab_size + c` wherever ids are tokens: in `input_ids`, `labels`
     and the sequences that `generate` returns.
@@ -131,6 +134,7 @@ class WallarooConfig(Qwen2_5_VLConfig):
     row_ends: bool = True
     source_positions: str = "1d"
     shared_image_head: bool = False
+    decides_edits: bool = False
     auto_map: dict[str, str] | None = None
 
     def __post_init__(self, **kwargs):

@@ -57,6 +57,8 @@ UNDERSTAND = Task("understand", 0, "lm_head")
 GENERATE = ImageTask("generate", 1, "generation_head", TokenType.GENERATED_CODE, "generation_adapter")
 EDIT = ImageTask("edit", 2, "editing_head", TokenType.EDITED_CODE, "editing_adapter", has_source=True)
 TASKS: dict[str, Task] = {task.name: task for task in (UNDERSTAND, GENERATE, EDIT)}
+# No task of its own: the text head answers, and says where one of the others goes on (`auto_wallaroo.py`).
+AUTO = Task("auto", 3, "lm_head")
 
 # (height / width, height, width) in pixels, in the order of the released table: docs/protocol.md, section 9.
 BUCKETS_512: tuple[tuple[float, int, int], ...] = (
@@ -85,7 +87,8 @@ BUCKETS_512: tuple[tuple[float, int, int], ...] = (
 def get_task(name: str) -> Task:
     """The task called `name`; a `ValueError` names the known ones."""
     if not isinstance(name, str) or name not in TASKS:
-        raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}, but got {name!r}.")
+        hint = "" if name != AUTO.name else " ('auto' goes by itself, not in a list with others.)"
+        raise ValueError(f"`task` must be one of {', '.join(map(repr, TASKS))}, but got {name!r}.{hint}")
     return TASKS[name]
 
 

@@ -20,9 +20,9 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 )
 from transformers.utils import can_return_tuple
 
+from .auto_wallaroo import WallarooAutoGenerationMixin
 from .configuration_wallaroo import WallarooConfig
 from .decoding_wallaroo import fuse, has_hooks, why_not_lean
-from .generation_wallaroo import WallarooGenerationMixin
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel, execution_device
 from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
@@ -523,7 +523,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
 
 
 class WallarooForConditionalGeneration(
-    WallarooPreTrainedModel, WallarooGenerationMixin, Qwen2_5_VLForConditionalGeneration
+    WallarooPreTrainedModel, WallarooAutoGenerationMixin, Qwen2_5_VLForConditionalGeneration
 ):
     """Wallaroo with its three heads; see `generate` for understanding, drawing and editing."""
 

@@ -15,7 +15,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 from transformers.utils import is_torchvision_available
 
+from .conversations_wallaroo import PICTURE_OPTIONS, AutoRequest, parts_of
 from .image_grid_wallaroo import (
+    AUTO,
+    EDIT,
+    GENERATE,
     UNDERSTAND,
     ImageTask,
     Task,
@@ -46,8 +50,6 @@ from .prompts_wallaroo import (
 )
 
 SIZE_INDICATORS = ("token", "text", "cells", "none")
-# Where a part of a chat message may have its picture.
-PICTURE_KEYS = ("image", "url", "path", "base64", "image_url")
 # What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
 PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
 
@@ -200,6 +202,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             text: the question, prompt or instruction; for `"understand"` also what `apply_chat_template` rendered.
             videos: for `"understand"`, with torchvision installed.
             task: `"understand"` (the default), `"generate"` or `"edit"`; or a list of the latter two, one a prompt.
+                With `"auto"` the model chooses by itself: the result has the prompts of all that it may choose.
             height, width: of the image to be made, in pixels, multiples of 16; one for all or one a prompt.
             aspect_ratio: instead, such as `"16:9"` (width first): the usual size nearest to it. Without any of them:
                 512 x 512 for `"generate"`, the usual size nearest to the source's shape for `"edit"`.
@@ -223,8 +226,21 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             prefixed `unconditional_`; for edits `source_pixel_values` `(batch_size, 3, max_height, max_width)` in
             [-1, 1] and `source_grid`; where it is asked for, `region_mask` `(batch_size, max_grid_height,
             max_grid_width)`, bools, the cells that are drawn anew, and `original_sizes` `(batch_size, 2)`, (height,
-            width) in pixels that images are to have in the end.
+            width) in pixels that images are to have in the end. For `"auto"` what `"understand"` gives, what
+            `"generate"` gives prefixed `generate_`, what `"edit"` gives prefixed `edit_` for the prompts with a picture
+            (of several the last), the indices of these as `edit_prompts`, and `requests`, a list of [`AutoRequest`].
         """
+        if task == AUTO.name:
+            self._refuse_for_auto(
+                videos=videos, template=template, layout=layout, region_mask=region_mask, original_size=original_size
+            )
+            texts = self._texts(text)
+            conversations = [
+                [{"role": "user", "content": [*({"type": "image", "image": each} for each in of), *parts_of(asked)]}]
+                for asked, of in zip(texts, self._images_a_prompt(images, len(texts)), strict=True)
+            ]
+            given = (height, width, aspect_ratio, negative_prompt)
+            return self._auto(conversations, dict(zip(PICTURE_OPTIONS, given, strict=True)), return_tensors, kwargs)
         names: list[Any] = list(task) if isinstance(task, (list, tuple)) else ["understand" if task is None else task]
         tasks = [get_task(name) for name in names]
         resolved = next((each for each in tasks if isinstance(each, ImageTask)), UNDERSTAND)
@@ -522,6 +538,65 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             )
         return [default if entry is None else entry for entry in values]
 
+    # ------------------------------------------------------------------ the model's own choice
+
+    @staticmethod
+    def _refuse_for_auto(**given: Any) -> None:
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"`{name}` is not for the task 'auto': ask for the task that it belongs to by name.")
+
+    def _auto(self, conversations, options, return_tensors, kwargs) -> BatchFeature:
+        """The inputs of conversations that wait for an answer; `options` are those of its pictures."""
+        count = len(conversations)
+        columns = {name: self._one_a_prompt(name, value, count) for name, value in options.items()}
+        requests = [
+            AutoRequest.of(conversation, {name: values[index] for name, values in columns.items()})
+            for index, conversation in enumerate(conversations)
+        ]
+        return self.prepare_auto(requests, return_tensors=return_tensors, **kwargs)
+
+    def prepare_auto(
+        self, requests: Sequence[AutoRequest], *, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """The inputs of `generate` for some requests; see `__call__` with `task="auto"`."""
+        if not self.row_ends:
+            raise ValueError(
+                "The task 'auto' needs a checkpoint that draws and edits (stage 3b or later), but this one makes "
+                "squares only (`row_ends=False`). Name the task."
+            )
+        data = self.prepare_answers(requests, return_tensors=return_tensors, **kwargs)
+        edits = [index for index, request in enumerate(requests) if request.pictures]
+        for task, rows in ((GENERATE, range(len(requests))), (EDIT, edits)):
+            chosen = [requests[index] for index in rows]
+            if not chosen:
+                continue
+            inputs = self(
+                text=[request.prompt for request in chosen],
+                images=[[request.pictures[-1]] for request in chosen] if task.has_source else None,
+                task=task.name,
+                **{name: [request.options.get(name) for request in chosen] for name in PICTURE_OPTIONS},
+                return_tensors=return_tensors,
+            )
+            inputs.pop("task_ids")
+            data.update({f"{task.name}_{name}": value for name, value in inputs.items()})
+        noted = {"task_ids": np.full(len(requests), AUTO.index), "edit_prompts": np.array(edits, dtype=np.int64)}
+        data.update(BatchFeature(noted, tensor_type=return_tensors))
+        data["requests"] = list(requests)
+        return data
+
+    def prepare_answers(
+        self, requests: Sequence[AutoRequest], *, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """The inputs of `generate` for the texts of the answers alone."""
+        rendered = []
+        for request in requests:
+            turns, answer = request.turns()
+            text = super().apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            rendered.append(text + (answer or ""))
+        pictures = [request.pictures for request in requests]
+        return self._understand(pictures if any(pictures) else None, rendered, None, return_tensors, kwargs)
+
     # ------------------------------------------------------------------ understanding
 
     def _understand(self, images, text, videos, return_tensors, kwargs) -> BatchFeature:
@@ -588,9 +663,13 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def apply_chat_template(self, conversation, chat_template=None, **kwargs):
         """As in transformers; with `task="generate"` or `"edit"` (here or in `processor_kwargs`) the one user message
-        is the prompt and its picture the source, and the result is what calling the processor gives."""
+        is the prompt and its picture the source, and the result is what calling the processor gives. With `"auto"` the
+        conversation is of any length, answers may hold pictures (with the `"task"` that made them, `"generate"` unless
+        the part says `"edit"`), and it may end in the answer so far."""
         inner = dict(kwargs.get("processor_kwargs") or {})
         task = kwargs.pop("task", None) or inner.pop("task", None)
+        if task == AUTO.name:
+            return self._auto_template(conversation, {**inner, **kwargs})
         if task is None or not isinstance(get_task(task), ImageTask):
             if inner or "processor_kwargs" in kwargs:
                 kwargs["processor_kwargs"] = inner
@@ -604,6 +683,20 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
         prompts, images = [prompt for prompt, _ in parsed], [pictures for _, pictures in parsed]
         return self(text=prompts, images=images, task=task, **{**inner, **kwargs})
 
+    def _auto_template(self, conversation, kwargs) -> BatchFeature:
+        if not kwargs.pop("tokenize", True):
+            raise ValueError("`tokenize` must be True for the task 'auto': its prompts are more than text.")
+        for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
+            kwargs.pop(name, None)
+        self._refuse_for_auto(
+            **{name: kwargs.pop(name, None) for name in ("template", "layout", "region_mask", "original_size")}
+        )
+        options = {name: kwargs.pop(name, None) for name in PICTURE_OPTIONS}
+        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        return self._auto(
+            conversation if batched else [conversation], options, kwargs.pop("return_tensors", None), kwargs
+        )
+
     @staticmethod
     def _single_request(messages, task: str) -> tuple[str, list[Any]]:
         """Prompt and pictures of a conversation that is one user message, with or without a system message."""
@@ -613,25 +706,24 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
                 f"`conversation` must be one user message for the task {task!r}, but has the roles {roles}."
             )
         content = messages[roles.index("user")].get("content")
-        prompts: list[str] = []
-        images: list[Any] = []
-        for part in [{"text": content}] if isinstance(content, str) else content or []:
-            kind = part.get("type") or ("text" if "text" in part else "image")
-            picture = next((part[name] for name in PICTURE_KEYS if part.get(name) is not None), None)
-            if kind == "text":
-                prompts.append(part["text"])
-            elif kind in ("image", "image_url") and picture is not None:
-                images.append(picture["url"] if isinstance(picture, dict) else picture)
-            else:
-                raise ValueError(
-                    f"`conversation` has a part that is neither text nor an image with its picture: {part!r}. The task "
-                    f"{task!r} takes no other."
-                )
+        parts = parts_of(content)
+        prompts = [part["text"] for part in parts if part["type"] == "text"]
+        images = [part["image"] for part in parts if part["type"] == "image"]
         if not prompts:
             raise ValueError(f"`conversation` has no text, which is the prompt of the task {task!r}.")
         return " ".join(prompts), images
 
     # ------------------------------------------------------------------ outputs
+
+    def post_process_auto(self, outputs: Any) -> list[list[str | Image.Image]]:
+        """The answers of `generate(task="auto")`, each a list of texts and pictures in their order."""
+        return [[self.read_part(part) for part in answer] for answer in outputs.answers]
+
+    def read_part(self, part: Any) -> str | Image.Image:
+        """Text or picture of a part of an answer, see `AnswerPart`."""
+        if part.pixel_values is not None:
+            return self.image_processor.postprocess([part.pixel_values])[0]
+        return self.tokenizer.decode(part.ids, skip_special_tokens=True).strip()
 
     def post_process_multimodal_output(
         self, generated_outputs, skip_special_tokens=True, generation_mode=None, sizes=None, **kwargs

@@ -96,6 +96,12 @@ LAYOUTS: dict[str, dict[str, str]] = {
 # Chinese characters, and text between quotation marks of either language.
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|『[^』]*』|《[^》]*》"
+# What an answer writes before a picture that it makes, by the task that makes it; the vision block of the picture
+# follows. The cells of an edit's source are not repeated between their marks.
+PICTURE_MARKS: dict[str, str] = {
+    GENERATE.name: GENERATE_START,
+    EDIT.name: f"{GENERATE_START}{PIXEL_START}{PIXEL_END}",
+}
 # What stands between an image being made and the end of its turn.
 IMAGE_TURN_TAIL = f"{GENERATE_END}{TURN_END}\n"
 

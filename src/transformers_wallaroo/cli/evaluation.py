@@ -35,7 +35,10 @@ def evaluate_shapes(
     json: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the report to this file as well.")] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK", help="Only this task: understand, generate or edit. May be given again."),
+        typer.Option(
+            metavar="TASK",
+            help="Only understand, generate, edit or choose (which of them). May be given again.",
+        ),
     ] = None,
     batch_size: Annotated[
         int, typer.Option(metavar="N", help="Samples at once. It changes the time, not the scores.")
@@ -52,7 +55,8 @@ def evaluate_shapes(
     wallaroo eval shapes --checkpoint runs/tiny/stage-4/final --json scores.json
     wallaroo eval shapes --task generate --samples 60       a quick look while training
 
-    Prints a row a kind with English and Chinese, seen and held-out combinations, and a row a size.
+    Prints a row a kind with English and Chinese, seen and held-out combinations, and a row a size; of a checkpoint that
+    chooses by itself (task "auto"), how often it answers, draws and edits when it should.
 
     Edits are scored of every checkpoint with row ends. One of stage 3b has them too, but has not learned to edit yet:
     score it by --task understand --task generate.

@@ -58,11 +58,13 @@ class ShapesReport:
         scored: all samples.
         scorer: what the scorer itself scores: on rendered scenes, and on scenes that went through the VQ tokenizer.
         settings: what was evaluated and how.
+        choices: what `evaluate_choices` gives; empty where it was not asked for.
     """
 
     scored: Sequence[ScoredSample]
     scorer: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON has it: `overall` and the like by task, in 0..1."""
@@ -81,6 +83,7 @@ class ShapesReport:
             "size_exact": mean([sample.size_exact for sample in pictures]),
             "preserved": mean([sample.preserved for sample in seen.get("edit", []) if sample.preserved is not None]),
             "reasons": {task: _reasons(samples) for task, samples in seen.items() if task != "understand"},
+            "choices": self.choices,
             "scorer": self.scorer,
             "settings": self.settings,
         }

@@ -13,12 +13,15 @@ from ..embedded import versions
 from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_report
 from ..shapes.generation import HELD_OUT_KINDS
 from ..training.preview import make_images
+from .choices import evaluate_choices
 from .report import HELD_OUT, PARTS, SEEN, SEEN_PLACED, ScoredSample, ShapesReport
 
 # Far from the seeds of the recipes (1 and on for training, 1001 and on for its held-out losses), so that no sample here
 # is a sample there.
 DEFAULT_SEED = 20260
 DEFAULT_SAMPLES = 360  # a multiple of kinds times languages times sizes
+# The choice of head, beside the tasks.
+CHOOSE = "choose"
 # The longest answer describes four things in about 30 tokens.
 MAX_NEW_TOKENS = 48
 
@@ -46,7 +49,8 @@ def evaluate_shapes(
     A checkpoint without row ends (stages 1 to 3a) draws at its own sizes, which are squares, and does not edit.
 
     Args:
-        tasks: of `"understand"`, `"generate"` and `"edit"`; by default all that the checkpoint is for.
+        tasks: of `"understand"`, `"generate"`, `"edit"` and `"choose"`, which of the others is right for a request
+            (see `evaluate_choices`); by default all that the checkpoint is for.
         samples: how many of each task, two for each kind at least; kinds and sizes take turns, and each scene is asked
             about in both languages. The scorer is tried on as many scenes.
         held_out: how many of combinations that are never in training; half of `samples` by default.
@@ -56,7 +60,9 @@ def evaluate_shapes(
     """
     started = time.perf_counter()
     known = tasks_of(processor)
-    tasks = known if tasks is None else tasks
+    if tasks is None:
+        tasks = (*known, CHOOSE) if model.config.decides_edits else known
+    chooses, tasks = CHOOSE in tasks, [task for task in tasks if task != CHOOSE]
     if "edit" in tasks and "edit" not in known:
         raise ValueError(
             "`tasks` has 'edit', but the checkpoint makes squares only (`row_ends=False`, stages 1 to 3a): it is not "
@@ -64,16 +70,18 @@ def evaluate_shapes(
         )
     was_training = model.training
     model.eval()
-    scored = evaluate_responses(
-        respond_with(model, processor, **generate_options),
-        tasks=tasks,
-        samples=samples,
-        held_out=held_out,
-        seed=seed,
-        batch_size=batch_size,
-        show_progress=show_progress,
-        sizes=picture_sizes(processor),
-    )
+    common: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "show_progress": show_progress}
+    scored: list[ScoredSample] = []
+    if tasks or not chooses:
+        scored = evaluate_responses(
+            respond_with(model, processor, **generate_options),
+            tasks=tasks,
+            samples=samples,
+            held_out=held_out,
+            sizes=picture_sizes(processor),
+            **common,
+        )
+    choices = evaluate_choices(model, processor, samples=samples, **common) if chooses else {}
     scorer = {"rendered": _scorer(samples, None)}
     if set(tasks) - {"understand"}:
         scorer["tokenized"] = _scorer(samples, through_tokenizer(model, processor))
@@ -83,7 +91,7 @@ def evaluate_shapes(
         "parameters": model.num_parameters(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
-        "tasks": list(tasks),
+        "tasks": [*tasks, *([CHOOSE] if chooses else [])],
         "samples": samples,
         "held_out": samples // 2 if held_out is None else held_out,
         "seed": seed,
@@ -93,7 +101,7 @@ def evaluate_shapes(
         "versions": versions(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return ShapesReport(scored, scorer, settings)
+    return ShapesReport(scored, scorer, settings, choices)
 
 
 def _scorer(scenes: int, transform: Callable[[Image.Image], Image.Image] | None) -> dict[str, Any]:

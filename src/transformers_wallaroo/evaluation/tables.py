@@ -31,9 +31,24 @@ def number(value: float | None, error: float | None = None) -> str:
 def report_text(report: Mapping[str, Any]) -> str:
     """The tables of a report as `ShapesReport.to_dict` gives it."""
     parts = [_task_text(report, task) for task in report["overall"]]
+    if report.get("choices"):
+        parts.append(_choices(report["choices"]))
     parts.append("Sizes (height x width)\n\n" + _sizes(report))
     parts.append(_notes(report))
     return "\n\n".join(parts)
+
+
+def _choices(choices: Mapping[str, Any]) -> str:
+    """A row for each kind of request."""
+    groups = {**choices["kinds"], **{LANGUAGES[name]: own for name, own in choices["languages"].items()}}
+    rows = [
+        (name.replace("_", ", "), number(own["score"], own["standard_error"]), str(own["samples"]))
+        for name, own in groups.items()
+    ]
+    text = f"Choice of head: {number(choices['score'], choices['standard_error'])}\n\n"
+    text += table(("request", "right", "samples"), rows)
+    wrong = ", ".join(f"{name} {count}" for name, count in choices["confused"].items())
+    return f"{text}\n\nWrong choices: {wrong}." if wrong else text
 
 
 def _task_text(report: Mapping[str, Any], task: str) -> str:

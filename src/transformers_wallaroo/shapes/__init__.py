@@ -2,6 +2,7 @@
 """A world to learn: scenes of coloured shapes, samples of the three tasks about them, and a scorer. No torch."""
 
 from .asks import STEPS, Ask, Look, stands
+from .dialogue import Turn
 from .language import LANGUAGES, corpus, words
 from .samples import KINDS, SIZES, TASKS, ShapesDataset, make_sample
 from .scorer import Reading, read_scene, score, score_edit, score_generate, score_understand, scorer_report
@@ -27,6 +28,7 @@ __all__ = [
     "Scene",
     "ShapesDataset",
     "Thing",
+    "Turn",
     "corpus",
     "make_sample",
     "read_scene",

@@ -58,7 +58,7 @@ def build(kind: str, draw: Draw) -> Built | None:
         draw.crowd(*NUM_THINGS.get(kind, (1, MAX_THINGS)))
     style = draw.plan.choice(STYLES) if kind == "style" else draw.style()
     source = draw.scene(style=style)
-    step = _BUILDERS[kind](draw, source) if kind in _BUILDERS else _STEPS[kind](draw, (source,), ())
+    step = change(kind, draw, source)
     if step is None or (draw.held_out is False and (source.holds_out() or step.scene.holds_out())):
         return None
     if draw.held_out is True and not _is_about_held_out(source, step):
@@ -66,6 +66,11 @@ def build(kind: str, draw: Draw) -> Built | None:
     polite = draw.rng.random() < PLEASE_SHARE
     text = draw.language.forms["please"].format(text=step.text) if polite else step.text
     return source, step.scene, draw.language.join(text)
+
+
+def change(kind: str, draw: Draw, source: Scene) -> Step | None:
+    """An edit of a scene, whose things `draw` holds; the words have a space between any two."""
+    return _BUILDERS[kind](draw, source) if kind in _BUILDERS else _STEPS[kind](draw, (source,), ())
 
 
 def _is_about_held_out(source: Scene, step: Step) -> bool:

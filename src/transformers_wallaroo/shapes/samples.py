@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import editing, generation, understanding
+from ..prompts_wallaroo import PICTURE_MARKS
+from . import dialogue, editing, generation, understanding
 from .draw import Draw
 from .language import LANGUAGES, get_language
-from .world import BUCKETS, CELL, GRID, MAX_THINGS, render
+from .world import BUCKETS, CELL, GRID, MAX_THINGS, Scene, render
 
 TASKS = ("understand", "generate", "edit")
 KINDS: dict[str, tuple[str, ...]] = {
@@ -31,7 +32,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 SIZES: tuple[tuple[int, int], ...] = tuple((height, width) for _, height, width in BUCKETS)
 # Kinds that are made when they are asked for, and never scored.
 TRAINING_KINDS: dict[str, tuple[str, ...]] = {
-    "understand": (understanding.CONVERSATION, GRID, understanding.LIST),
+    "understand": (understanding.CONVERSATION, GRID, understanding.LIST, dialogue.DIALOGUE),
     "generate": (GRID,),
     "edit": (editing.COPY, editing.CHANGES),
 }
@@ -64,7 +65,8 @@ def make_sample(
     Returns:
         A dict with what the collator takes (`task`; `prompt`, `image`, `height`, `width`; `source_image` of an edit;
         or `messages` and `images`), and `kind`, `language`, `seed` (for the collator's own random choices), and `meta`:
-        `scene` and `ask` (generate), `source` and `target` (edit), or `scene` and `answer` (understand).
+        `scene` and `ask` (generate), `source` and `target` (edit), `scene` and `answer` (understand), or
+        `turns` (its kind `dialogue`).
     """
     _check(task, kind, held_out, bucket)
     rng = random.Random(f"{task}/{seed}/{index}")
@@ -140,6 +142,8 @@ def _edit(kind: str, draw: Draw) -> dict[str, Any] | None:
 
 
 def _understand(kind: str, draw: Draw) -> dict[str, Any] | None:
+    if kind == dialogue.DIALOGUE:
+        return _dialogue(draw)
     if kind == understanding.CONVERSATION:
         exchanges = understanding.converse(draw)
     else:
@@ -153,6 +157,21 @@ def _understand(kind: str, draw: Draw) -> dict[str, Any] | None:
         messages.append({"role": "assistant", "content": exchange.answer})
     scene = exchanges[0].scene
     return {"messages": messages, "images": [render(scene)], "meta": {"scene": scene, "answer": exchanges[-1].answer}}
+
+
+def _dialogue(draw: Draw) -> dict[str, Any] | None:
+    """A conversation as the collator takes it: before a picture in an answer stand the marks of its task."""
+    turns = dialogue.build(draw)
+    if turns is None:
+        return None
+    messages, images = [], []
+    for turn in turns:
+        images += [render(scene) for scene in (turn.shown, turn.answer) if isinstance(scene, Scene)]
+        made = isinstance(turn.answer, Scene)
+        messages.append({"role": "user", "content": "<image>" * (turn.shown is not None) + turn.text})
+        answer = f"{PICTURE_MARKS[turn.task]}<image>" if made else turn.answer
+        messages.append({"role": "assistant", "content": answer})
+    return {"messages": messages, "images": images, "meta": {"turns": turns}}
 
 
 _BUILDERS = {"understand": _understand, "generate": _generate, "edit": _edit}

@@ -56,6 +56,15 @@ def converse(draw: Draw) -> list[Exchange]:
     return list(exchanges.values())
 
 
+def ask(draw: Draw, scene: Scene) -> Exchange | None:
+    """A question about a scene, of any kind."""
+    exchange = draw.rng.choice((*_ABOUT, _describe))(draw, scene)
+    if exchange is None:
+        return None
+    language = draw.language
+    return Exchange(scene, language.join(exchange.question), language.join(exchange.answer), exchange.about)
+
+
 def _grid(draw: Draw) -> Exchange:
     draw.fill()
     scene = draw.scene(style=draw.style())
@@ -316,7 +325,10 @@ def _compare(draw: Draw, scene: Scene, looks: list[Look], which: bool) -> Exchan
 
 def _description(draw: Draw) -> Exchange:
     draw.crowd(1)
-    scene = draw.scene(style=draw.style())
+    return _describe(draw, draw.scene(style=draw.style()))
+
+
+def _describe(draw: Draw, scene: Scene) -> Exchange:
     return Exchange(scene, _say(draw, "description"), draw.language.describe(scene), ())
 
 

@@ -11,7 +11,19 @@ from ..image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, get_task
 from ..image_processing_wallaroo import to_rgb
 from ..modeling_wallaroo import IGNORE_INDEX
 from ..processing_wallaroo import ImageRequest, TooLongError, WallarooProcessor
-from ..prompts_wallaroo import CODE_PAD, SYSTEM_PROMPT, TURN_END, TURN_START, VISION_BLOCK, check_prompt
+from ..prompts_wallaroo import (
+    CODE_PAD,
+    IMAGE_PAD,
+    PICTURE_MARKS,
+    SYSTEM_PROMPT,
+    TURN_END,
+    TURN_START,
+    VISION_BLOCK,
+    VISION_END,
+    VISION_START,
+    check_prompt,
+    fill,
+)
 from .conversations import turns_of
 from .data.drops import DROP_REASONS, DroppedSample
 from .packing import EncodedSample, fill_rows, pack, pad
@@ -27,6 +39,9 @@ class WallarooDataCollator:
     set (see `encode_dataset`) has `codes`, int `(grid_height, grid_width)`, in place of `image`, and `source_latents`
     and `black_latents`, float32 `(cells, embed_dim)`, beside `source_image`.
 
+    A conversation whose answers hold pictures teaches the text head when to make one (`task="auto"`): before each
+    `<image>` of an assistant turn stand the marks of `PICTURE_MARKS`, those of `"generate"` or those of `"edit"`.
+
     Args:
         processor (`WallarooProcessor`): tokens, templates and sizes.
         mask_ratio (`float`): share of the source cells of an edit that are hidden (paper section 4.1).
@@ -34,6 +49,9 @@ class WallarooDataCollator:
         generator (`torch.Generator`, *optional*): for templates, masks and dropout; torch's global state else. In a
             data loader's workers it is seeded from the loader's own seed, which differs by worker and epoch. A sample
             that brings a `seed` does not use it: what it becomes depends on its seed alone.
+        decision_probability (`float`): share of image samples that become such conversations of one turn: the prompt
+            (half of the time in its template), with the source of an edit, answered by the picture. They count as
+            `"understand"`.
         pack_length (`int`, *optional*): tokens a row that samples are packed into, without seeing each other; 0 makes
             one row of them all, which flash attention needs. By default each sample is a row of its own.
         code_offset (`int`, *optional*): id of code 0, `config.text_vocab_size`; for samples with `codes`.
@@ -52,6 +70,7 @@ class WallarooDataCollator:
         unconditional_probability: float = 0.1,
         generator: torch.Generator | None = None,
         *,
+        decision_probability: float = 0.0,
         pack_length: int | None = None,
         code_offset: int | None = None,
         source_positions: str = "1d",
@@ -60,7 +79,12 @@ class WallarooDataCollator:
         max_ratio: float | None = None,
         drop: bool = False,
     ):
-        for name, value in (("mask_ratio", mask_ratio), ("unconditional_probability", unconditional_probability)):
+        shares = {
+            "mask_ratio": mask_ratio,
+            "unconditional_probability": unconditional_probability,
+            "decision_probability": decision_probability,
+        }
+        for name, value in shares.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], but got {value!r}.")
         unknown = sorted(set(limits or {}) - set(TASKS))
@@ -69,6 +93,7 @@ class WallarooDataCollator:
         self.processor = processor
         self.mask_ratio = mask_ratio
         self.unconditional_probability = unconditional_probability
+        self.decision_probability = decision_probability
         self.generator = generator
         self.pack_length = pack_length
         self.code_offset = code_offset
@@ -142,11 +167,12 @@ class WallarooDataCollator:
             encoded = (
                 self._encode_image_sample(task, sample) if isinstance(task, ImageTask) else self._encode_chat(sample)
             )
-            limit = self.limits.get(task.name, self.processor.max_length)
+            name = encoded.task.name
+            limit = self.limits.get(name, self.processor.max_length)
             if len(encoded.ids) > limit:
                 raise TooLongError(
                     f"it has {len(encoded.ids)} tokens, but the limit is {limit} "
-                    f"({'`limits`' if task.name in self.limits else '`processor.max_length`'})."
+                    f"({'`limits`' if name in self.limits else '`processor.max_length`'})."
                 )
         except TooLongError as error:
             raise DroppedSample("too_long", f"{place}: {error}") from error
@@ -172,6 +198,7 @@ class WallarooDataCollator:
         target = None if codes is not None else to_rgb(sample["image"], "image")
         source = to_rgb(sample["source_image"], "source_image") if task.has_source else None
         template = sample.get("template")
+        decides = self.decision_probability and (torch.rand((), generator=generator).item() < self.decision_probability)
         if template is None:
             templates = processor.templates_for(task, prompt)
             template = templates[int(torch.randint(len(templates), (), generator=generator))]
@@ -179,6 +206,10 @@ class WallarooDataCollator:
         [request] = processor.image_requests(
             task, [prompt], source, height=height, width=width, template=template, layout="training"
         )
+        if decides:
+            plain = torch.rand((), generator=generator).item() < 0.5
+            said = prompt if plain else fill(template, prompt=prompt, target_w=request.width, target_h=request.height)
+            return self._encode_decision(task, said, source, target)
         dropped = torch.rand((), generator=generator).item() < self.unconditional_probability
         if dropped:
             prompt, request = "", processor.without_source(request)
@@ -195,6 +226,21 @@ class WallarooDataCollator:
             encoded.seen, encoded.source = [request.source], request.source
             encoded.source_mask = self._source_mask(sample, request, generator)
             encoded.source_latents = self._source_latents(sample, "black_latents" if dropped else "source_latents")
+        return encoded
+
+    def _encode_decision(self, task: ImageTask, said: str, source: Any, target: Any) -> EncodedSample:
+        """A request that is answered by a picture; without its pixels (`target`) the answer ends where they begin."""
+        content = [{"type": "image", "image": source}] * (source is not None) + [{"type": "text", "text": said}]
+        answer = [{"type": "text", "text": PICTURE_MARKS[task.name]}, {"type": "image", "image": target}]
+        cut = target is None
+        if cut:
+            answer = [{"type": "text", "text": PICTURE_MARKS[task.name] + VISION_START}]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        encoded = self._encode_chat({"messages": messages})
+        if cut:
+            end = len(self._tokenize_chat(f"{TURN_END}\n"))
+            encoded.ids, encoded.labels = encoded.ids[:-end], encoded.labels[:-end]
+            encoded.types = encoded.types[:-end]
         return encoded
 
     @staticmethod
@@ -275,7 +321,7 @@ class WallarooDataCollator:
     # ------------------------------------------------------------------ understanding
 
     def _encode_chat(self, sample: Mapping[str, Any]) -> EncodedSample:
-        """Every assistant turn is learned, its end mark and newline included."""
+        """Every assistant turn is learned, its end mark and newline included; of a picture in it that it begins."""
         if sample.get("videos") is not None or sample.get("video") is not None:
             raise ValueError("videos are no training samples yet; take their frames as 'images'.")
         images = sample.get("images", sample.get("image"))
@@ -285,11 +331,13 @@ class WallarooDataCollator:
         ids: list[int] = []
         labels: list[int] = []
         remaining = iter(seen)
+        given = set(self.processor.tokenizer.convert_tokens_to_ids([IMAGE_PAD, VISION_END]))
         for role, text in turns:
             head = self._tokenize_chat(f"{TURN_START}{role}\n")
             body = self._tokenize_chat(self._expand(text, remaining) + f"{TURN_END}\n")
             ids += head + body
-            labels += [IGNORE_INDEX] * len(head) + (body if role == "assistant" else [IGNORE_INDEX] * len(body))
+            learned = [IGNORE_INDEX if role != "assistant" or token in given else token for token in body]
+            labels += [IGNORE_INDEX] * len(head) + learned
         return EncodedSample(UNDERSTAND, ids, labels, self.processor.token_types(ids, UNDERSTAND), seen=seen)
 
     def _tokenize_chat(self, text: str) -> list[int]:

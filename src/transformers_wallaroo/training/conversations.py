@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..processing_wallaroo import PICTURE_KEYS
+from ..conversations_wallaroo import PICTURE_KEYS
 from ..prompts_wallaroo import SYSTEM_PROMPT, VISION_BLOCK, insert_images
 
 # What LLaVA-style conversations call the speakers.

@@ -75,7 +75,7 @@ def load_with_lora(config: StageConfig, **load_options: Any) -> tuple[PeftModel,
 
 def _check_settings(config: StageConfig, base: WallarooConfig) -> None:
     """Raises where the recipe says another thing of the model than the checkpoint that its adapter will be put on."""
-    for name in ("row_ends", "source_positions", "shared_image_head"):
+    for name in ("row_ends", "source_positions", "shared_image_head", "decides_edits"):
         wanted, own = getattr(config, name), getattr(base, name)
         if wanted is not None and wanted != own:
             raise ValueError(

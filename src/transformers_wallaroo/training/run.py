@@ -210,6 +210,7 @@ def build_collator(
         processor,
         mask_ratio=config.mask_ratio,
         unconditional_probability=config.unconditional_probability,
+        decision_probability=config.decision_probability,
         pack_length=config.pack_length,
         code_offset=model_config.text_vocab_size,
         source_positions=model_config.source_positions,

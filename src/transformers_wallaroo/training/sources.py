@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..processing_wallaroo import PICTURE_KEYS
+from ..conversations_wallaroo import PICTURE_KEYS
 from ..shapes import ShapesDataset
 from .data.drops import DroppedSample
 from .mixture import MixtureDataset, whole_ratio

@@ -76,7 +76,9 @@ class StageConfig:
             those around 512.
         row_ends, size_indicators: see `WallarooProcessor`; the checkpoint's own where they are not given.
         vision_pixels: fewest and most pixels that the vision tower sees.
-        mask_ratio, unconditional_probability, pack_length: see `WallarooDataCollator`.
+        mask_ratio, unconditional_probability, decision_probability, pack_length: see `WallarooDataCollator`.
+        decides_edits: see `WallarooConfig`; true where there is a `decision_probability`, and to be set where the data
+            holds conversations whose answers are pictures.
         vq_model: folder of a VQ tokenizer that takes the place of the checkpoint's.
         editing_from_generation: start the editing adapter, the editing head and the source adapter as copies of the
             generation adapter and head instead of from random weights.
@@ -122,6 +124,8 @@ class StageConfig:
     vision_pixels: list[int] | None = None
     mask_ratio: float = 0.6
     unconditional_probability: float = 0.1
+    decision_probability: float = 0.0
+    decides_edits: bool | None = None
     pack_length: int | None = None
     vq_model: str | None = None
     editing_from_generation: bool = False
@@ -143,6 +147,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         _one_of("stage", self.stage, STAGES)
+        self.decides_edits = True if self.decides_edits is None and self.decision_probability else self.decides_edits
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         if self.size_indicators is not None:
             _one_of("size_indicators", self.size_indicators, SIZE_INDICATORS)
@@ -327,7 +332,7 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
-    for name in ("source_positions", "shared_image_head"):
+    for name in ("source_positions", "shared_image_head", "decides_edits"):
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)
     set_seed(config.seed)

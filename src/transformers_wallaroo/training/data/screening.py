@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from transformers.utils import logging
 
-from ...processing_wallaroo import PICTURE_KEYS
+from ...conversations_wallaroo import PICTURE_KEYS
 from ...prompts_wallaroo import check_prompt
 from ..recipes import check_keys
 from .drops import FAULTS, DroppedSample

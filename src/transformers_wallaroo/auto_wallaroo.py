@@ -1,0 +1,393 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""`generate(task="auto")`: the text head answers, and where it starts a picture, a head for images goes on.
+
+The choice that paper section 6 misses. The text head writes `<|generate_start|>` where a picture is to come, and, in a
+checkpoint that was trained for it (`config.decides_edits`), after that `<|pixel_start|>` for an edit of the last
+picture or `<|vision_start|>` for a new one. Other checkpoints edit wherever there is a picture.
+"""
+
+import itertools
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.utils import ModelOutput
+
+from .generation_wallaroo import SOURCE_NAMES, TEXT_NAMES, WallarooGenerationMixin, select_sources
+from .image_grid_wallaroo import AUTO, EDIT, GENERATE, UNDERSTAND
+
+# Arguments of the pictures.
+OF_IMAGES = (
+    "guidance_scale",
+    "image_guidance_scale",
+    "generator",
+    "decoder",
+    "speculative_window",
+    "row_ends",
+    "show_progress",
+)
+# What the processor returns for the texts, and what it notes, beside the prompts of the images.
+OF_TEXT = (*TEXT_NAMES, "pixel_values", "image_grid_thw")
+NOTED = ("task_ids", "requests", "edit_prompts")
+# Arguments that have none here.
+NOT_FOR_AUTO = (
+    "num_return_sequences",
+    "num_beams",
+    "return_dict_in_generate",
+    "output_logits",
+    "output_scores",
+    "output_attentions",
+    "output_hidden_states",
+    "past_key_values",
+)
+MAX_PICTURES = 4
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """A stretch of text, or a picture.
+
+    Attributes:
+        task: `"understand"` for text, else the task that made the picture.
+        ids (`torch.LongTensor` of shape `(length,)`): of the text without its end, or of the image turn.
+        codes (`torch.LongTensor` of shape `(grid_height, grid_width)`): of a picture.
+        pixel_values (`torch.FloatTensor` of shape `(3, height, width)`): of a picture, about [-1, 1].
+    """
+
+    task: str
+    ids: torch.Tensor
+    codes: torch.Tensor | None = None
+    pixel_values: torch.Tensor | None = None
+
+
+@dataclass
+class WallarooAutoOutput(ModelOutput):
+    """What `generate(task="auto")` returns; `processor.post_process_auto` makes texts and pictures of it.
+
+    Attributes:
+        answers (`list[list[AnswerPart]]`): for each prompt the parts of its answer, in their order.
+        tasks (`list[str]`): for each prompt what was chosen first: `"generate"` or `"edit"` where the answer has a
+            picture, else `"understand"`.
+    """
+
+    answers: list[list[AnswerPart]] | None = None
+    tasks: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class PictureMarks:
+    """The tokens by which the text head says what is to come.
+
+    Attributes:
+        start: begins a picture.
+        draw, edit: which one; `None` where the checkpoint does not say.
+        ends: of an answer.
+    """
+
+    start: int
+    draw: int | None
+    edit: int | None
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Any, ends: int | Sequence[int] | None = None) -> "PictureMarks":
+        """Those of a model; `ends` in place of what its generation config says."""
+        config = model.config
+        ends = model.generation_config.eos_token_id if ends is None else ends
+        listed = tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),)
+        draw, edit = (
+            (config.vision_start_token_id, config.pixel_start_token_id) if config.decides_edits else (None, None)
+        )
+        return cls(config.generate_start_token_id, draw, edit, listed)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Where text stops."""
+        return (*self.ends, *((self.start,) if self.draw is None else (self.draw, self.edit)))
+
+    def read(self, ids: torch.Tensor, *, has_picture: bool) -> tuple[torch.Tensor, str | None]:
+        """Text `(length,)` without what ends it, and the task of the picture that is to come, if any.
+
+        Args:
+            ids: what the text head has written, with whatever padding follows.
+            has_picture: whether there is one to edit.
+        """
+        found = torch.isin(ids, torch.tensor(self.stops, device=ids.device)).nonzero()
+        end = int(found[0]) if len(found) else len(ids)
+        last = int(ids[end]) if len(found) else None
+        text = ids[:end]
+        if self.draw is not None and len(text) and int(text[-1]) == self.start:
+            text = text[:-1]  # also where the text was cut right after it
+        if last is None or last in self.ends:
+            return text, None
+        edits = has_picture if self.draw is None else last == self.edit
+        return text, (EDIT if edits else GENERATE).name
+
+
+class ChooseMarks(LogitsProcessor):
+    """Lets the marks of pictures be written only where they mean something.
+
+    Args:
+        marks: see [`PictureMarks`].
+        has_picture: of each prompt, whether there is a picture to edit.
+        may_make: of each prompt, whether the answer may have another picture.
+    """
+
+    def __init__(self, marks: PictureMarks, has_picture: Sequence[bool], may_make: Sequence[bool]):
+        self.marks, self.has_picture, self.may_make = marks, list(has_picture), list(may_make)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        marks, scores = self.marks, scores.clone()
+        scores[~torch.tensor(self.may_make, device=scores.device), marks.start] = -torch.inf
+        if marks.draw is None:
+            return scores
+        after = input_ids[:, -1] == marks.start
+        of_draw, of_edit = scores[:, marks.draw].clone(), scores[:, marks.edit].clone()
+        scores[:, [marks.draw, marks.edit]] = -torch.inf
+        scores[after] = -torch.inf
+        scores[after, marks.draw] = of_draw[after]
+        editable = after & torch.tensor(self.has_picture, device=scores.device)
+        scores[editable, marks.edit] = of_edit[editable]
+        return scores
+
+
+def is_auto(name: str | None, task_ids: torch.Tensor | None) -> bool:
+    """Whether a call is for `"auto"`, by its task or by what the processor noted."""
+    noted = task_ids is not None and bool((task_ids == AUTO.index).all())
+    if name is None or (name == AUTO.name and (noted or task_ids is None)):
+        return noted or name == AUTO.name
+    if noted or name == AUTO.name:
+        other = f"`task` is {name!r}, but the inputs were prepared for " + ("'auto'" if noted else "another task")
+        raise ValueError(f"{other}. Build them with `processor(..., task={name!r})`.")
+    return False
+
+
+def is_input(name: str) -> bool:
+    """Whether an argument is of what the processor returns for `"auto"`."""
+    parts = name.removeprefix("generate_").removeprefix("edit_").removeprefix("unconditional_")
+    return name in (*OF_TEXT, *NOTED) or (parts != name and parts in (*TEXT_NAMES, *SOURCE_NAMES, "target_grid"))
+
+
+def select_prompts(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Some of the prompts of an image task, each of which has one source or none."""
+    chosen: dict[str, torch.Tensor] = {}
+    for prefix in ("", "unconditional_"):
+        of_prefix = [name for name in inputs if name.startswith("unconditional_") == bool(prefix)]
+        sources = {name: inputs[name] for name in of_prefix if name.removeprefix(prefix) in SOURCE_NAMES}
+        chosen |= {name: inputs[name][list(rows)] for name in of_prefix if name not in sources}
+        bare = {name.removeprefix(prefix): value for name, value in sources.items()}
+        chosen |= {f"{prefix}{name}": value for name, value in select_sources(bare, rows).items()}
+    return chosen
+
+
+def write_texts(
+    model: Any,
+    inputs: Mapping[str, Any],
+    has_picture: Sequence[bool],
+    may_make: Sequence[bool],
+    *,
+    marks: PictureMarks | None = None,
+    logits_processor: Sequence[Any] | None = None,
+    **options: Any,
+) -> list[tuple[torch.Tensor, str | None]]:
+    """Writes the text of some answers up to their end, or to where a picture is to come.
+
+    Args:
+        inputs: as `processor.prepare_answers` or `processor(task="auto")` gives them.
+        has_picture, may_make: see [`ChooseMarks`].
+        options: arguments of `generate`.
+
+    Returns:
+        For each prompt what `PictureMarks.read` gives.
+    """
+    marks = PictureMarks.of(model) if marks is None else marks
+    processors = [*(logits_processor or ()), ChooseMarks(marks, has_picture, may_make)]
+    ids = model.generate(
+        **{name: inputs[name] for name in OF_TEXT if inputs.get(name) is not None},
+        task=UNDERSTAND.name,
+        logits_processor=LogitsProcessorList(processors),
+        eos_token_id=list(marks.stops),
+        **options,
+    )[:, inputs["input_ids"].shape[1] :]
+    return [marks.read(row, has_picture=can_edit) for row, can_edit in zip(ids, has_picture, strict=True)]
+
+
+class AutoCall:
+    """One call of `generate(task="auto")`.
+
+    Args:
+        model: the model.
+        text_options, image_options: arguments of `generate` for the texts and for the pictures.
+        seed, processor, max_pictures: see `WallarooAutoGenerationMixin.generate`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        text_options: dict[str, Any],
+        image_options: dict[str, Any],
+        *,
+        seed: int | None,
+        processor: Any,
+        max_pictures: int | None,
+    ):
+        for name in NOT_FOR_AUTO:
+            if text_options.pop(name, None) not in (None, False, 1):
+                raise ValueError(f"`{name}` is not for the task 'auto', whose answers are texts and pictures.")
+        most = (1 if processor is None else MAX_PICTURES) if max_pictures is None else max_pictures
+        if isinstance(most, bool) or not isinstance(most, numbers.Integral) or most < 0:
+            raise ValueError(f"`max_pictures` must be a whole number from 0 on, but got {max_pictures!r}.")
+        if processor is None and most > 1:
+            raise ValueError(
+                f"`max_pictures` is {most}, but without `processor` an answer ends with its first picture: pass the "
+                "processor, which reads pictures for what comes after them."
+            )
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
+            raise ValueError(f"`seed` must be an int for the task 'auto', but got {seed!r}.")
+        self.model, self.processor, self.most = model, processor, int(most)
+        self.text_options, self.image_options = text_options, image_options
+        self.seed = seed
+        self.marks = PictureMarks.of(model, text_options.pop("eos_token_id", None))
+
+    def run(self, given: Mapping[str, Any]) -> WallarooAutoOutput:
+        """The answers to the prompts of `processor(task="auto")`."""
+        count = len(given["input_ids"])
+        answers: list[list[AnswerPart]] = [[] for _ in range(count)]
+        rows = list(range(count))
+        for number in itertools.count():
+            new: list[list[AnswerPart]] = [[] for _ in rows]
+            chosen = self._say(given, [number < self.most] * len(rows), new)
+            self._make(given, chosen, [row + number * count for row in rows], new)
+            for row, parts in zip(rows, new, strict=True):
+                answers[row] += parts
+            going = [place for place, task in enumerate(chosen) if task is not None]
+            if self.processor is None or not going:
+                break
+            requests = [given["requests"][place].continued(self._as_message(new[place])) for place in going]
+            rows = [rows[place] for place in going]
+            given = self.processor.prepare_auto(requests).to(self.model.device)
+        tasks = [next((part.task for part in parts if part.codes is not None), UNDERSTAND.name) for parts in answers]
+        return WallarooAutoOutput(answers=answers, tasks=tasks)
+
+    def _say(self, given, may_make: Sequence[bool], new: Sequence[list[AnswerPart]]) -> list[str | None]:
+        """Writes a stretch of text for each prompt; the tasks of the pictures that follow."""
+        editable = set(given["edit_prompts"].tolist())
+        has_picture = [row in editable for row in range(len(new))]
+        written = write_texts(
+            self.model, given, has_picture, may_make, marks=self.marks, seed=self.seed, **self.text_options
+        )
+        for (text, _), parts in zip(written, new, strict=True):
+            if len(text):
+                parts.append(AnswerPart(UNDERSTAND.name, text))
+        return [task for _, task in written]
+
+    def _make(self, given, chosen: Sequence[str | None], offsets: Sequence[int], new: Sequence[list[AnswerPart]]):
+        """Makes the pictures that were chosen."""
+        edit_rows = given["edit_prompts"].tolist()
+        for task in (GENERATE, EDIT):
+            rows = [row for row, name in enumerate(chosen) if name == task.name]
+            if not rows:
+                continue
+            inputs = {
+                name.removeprefix(f"{task.name}_"): value
+                for name, value in given.items()
+                if name.startswith(f"{task.name}_") and value is not None and name != "edit_prompts"
+            }
+            places = [edit_rows.index(row) for row in rows] if task.has_source else rows
+            options = dict(self.image_options)
+            if not task.has_source:
+                options.pop("image_guidance_scale", None)
+            seeds = None if self.seed is None else [self.seed + offsets[row] for row in rows]
+            made = self.model.generate(
+                **select_prompts(inputs, places),
+                task=task.name,
+                seed=seeds,
+                return_dict_in_generate=True,
+                **options,
+            )
+            pixels = self.model.decode_image_tokens(made.sequences, options.get("row_ends"))
+            for index, row in enumerate(rows):
+                part = AnswerPart(task.name, made.sequences[index], made.codes[index], pixels[index])
+                new[row].append(part)
+
+    def _as_message(self, parts: Sequence[AnswerPart]) -> list[dict[str, Any]]:
+        """Parts of an answer as those of a message."""
+        message = []
+        for part in parts:
+            value = self.processor.read_part(part)
+            is_text = isinstance(value, str)
+            message.append(
+                {"type": "text", "text": value} if is_text else {"type": "image", "image": value, "task": part.task}
+            )
+        return message
+
+
+class WallarooAutoGenerationMixin(WallarooGenerationMixin):
+    """`generate` that may choose the task by itself."""
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *,
+        task: str | None = None,
+        processor: Any = None,
+        max_pictures: int | None = None,
+        image_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | ModelOutput:
+        """Answers, draws or edits: `model.generate(**processor(..., task=...), ...)`.
+
+        Args:
+            inputs, generation_config, logits_processor: as in transformers.
+            task (`str`, *optional*): `"understand"`, `"generate"` or `"edit"`, whose arguments and results
+                `WallarooGenerationMixin.generate` tells of; or `"auto"`, with which the model answers, and draws or
+                edits where it sees fit. By default what the processor noted.
+            processor (`WallarooProcessor`, *optional*): for `"auto"`: with it an answer may go on after a picture,
+                which the model then sees; without it the answer ends there.
+            max_pictures (`int`, *optional*): for `"auto"`, most pictures of an answer: 4, or 1 without `processor`.
+            image_options (`dict`, *optional*): for `"auto"`, how its pictures are sampled (`do_sample`, `top_k`, ...).
+            kwargs: the processor's outputs and any argument of generation. For `"auto"`, `guidance_scale`,
+                `image_guidance_scale`, `generator`, `decoder`, `speculative_window`, `row_ends` and `show_progress` are
+                of the pictures; `seed` (an int) is of both, and picture `k` of the answer to prompt `i` of `n` has the
+                seed `seed + i + k * n`; all else is of the texts.
+
+        Returns:
+            As `WallarooGenerationMixin.generate`; for `"auto"` a [`WallarooAutoOutput`].
+        """
+        own = {"processor": processor, "max_pictures": max_pictures, "image_options": image_options}
+        if not is_auto(task, kwargs.get("task_ids")):
+            for name, value in own.items():
+                if value is not None:
+                    raise ValueError(f"`{name}` is for the task 'auto'.")
+            return super().generate(inputs, generation_config, logits_processor, task=task, **kwargs)
+        kwargs |= {"input_ids": inputs} if inputs is not None else {}
+        given = {name: kwargs.pop(name) for name in list(kwargs) if is_input(name)}
+        missing = [name for name in ("input_ids", "edit_prompts", "generate_input_ids") if given.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"The task 'auto' needs {', '.join(f'`{name}`' for name in missing)}. Build the inputs with "
+                "`processor(..., task='auto')` or `processor.apply_chat_template(..., task='auto')`, and pass all of "
+                "them."
+            )
+        pictures = {name: kwargs.pop(name, None) for name in OF_IMAGES}
+        pictures = {name: value for name, value in pictures.items() if value is not None} | dict(image_options or {})
+        kwargs |= {"generation_config": generation_config, "logits_processor": logits_processor}
+        seed = kwargs.pop("seed", None)
+        call = AutoCall(self, kwargs, pictures, seed=seed, processor=processor, max_pictures=max_pictures)
+        return call.run(given)
+
+
+__all__ = [
+    "AnswerPart",
+    "ChooseMarks",
+    "PictureMarks",
+    "WallarooAutoGenerationMixin",
+    "WallarooAutoOutput",
+    "write_texts",
+]

@@ -1,0 +1,125 @@
+# Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
+"""Whether a model answers, draws or edits when it should (`task="auto"`), in talks of the shapes world."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..auto_wallaroo import write_texts
+from ..conversations_wallaroo import AutoRequest
+from ..shapes import LANGUAGES, SIZES, Scene, Turn, make_sample, render
+from .report import SEEN, ScoredSample, summarize
+
+# What is asked for, and where the picture of it is from.
+KINDS = ("ask_shown", "ask_made", "draw_first", "draw_again", "edit_shown", "edit_made")
+# The choice falls at the first two tokens; an answer may end later.
+MAX_NEW_TOKENS = 2
+
+
+def evaluate_choices(
+    model: Any,
+    processor: Any,
+    *,
+    samples: int,
+    seed: int,
+    batch_size: int = 64,
+    show_progress: bool | None = None,
+) -> dict[str, Any]:
+    """Scores the choice of head at every turn of talks that training has not seen.
+
+    What was said before a turn is what it should have been, so that each choice is by itself.
+
+    Args:
+        samples: how many turns; English and Chinese, and the sizes, come in turns.
+        seed: of the talks; not one of a recipe.
+
+    Returns:
+        `score` (0..1, the mean of the kinds) with its `standard_error` and `samples`; the same for each of `kinds` and
+        `languages`; `confused`, how often which task was taken for which.
+    """
+    scored: list[ScoredSample] = []
+    confused: Counter[str] = Counter()
+    turns = [next_turn for _, next_turn in zip(range(samples), _turns(seed), strict=False)]
+    disable = None if show_progress is None else not show_progress
+    with logging.tqdm(total=samples, unit="sample", desc="choice of head", disable=disable) as bar:
+        for start in range(0, samples, batch_size):
+            batch = turns[start : start + batch_size]
+            chosen = choose(model, processor, [request for request, *_ in batch])
+            for (_, turn, kind, sample), task in zip(batch, chosen, strict=True):
+                if task != turn.task:
+                    confused[f"{turn.task} -> {task}"] += 1
+                picture = sample["images"][0]
+                scored.append(
+                    ScoredSample(
+                        task="choose",
+                        kind=kind,
+                        language=sample["language"],
+                        bucket=f"{picture.height}x{picture.width}",
+                        part=SEEN,
+                        correct=int(task == turn.task),
+                        scene=sample["seed"],
+                    )
+                )
+            bar.update(len(batch))
+    groups = {
+        "kinds": {kind: [s for s in scored if s.kind == kind] for kind in KINDS},
+        "languages": {name: [s for s in scored if s.language == name] for name in LANGUAGES},
+    }
+    return {
+        **summarize(scored),
+        **{name: {key: summarize(own) for key, own in group.items() if own} for name, group in groups.items()},
+        "confused": dict(confused.most_common()),
+    }
+
+
+@torch.no_grad()
+def choose(model: Any, processor: Any, requests: Sequence[AutoRequest]) -> list[str]:
+    """The task that a model chooses for each request."""
+    inputs = processor.prepare_answers(requests).to(model.device)
+    has_picture = [bool(request.pictures) for request in requests]
+    options = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
+    written = write_texts(model, inputs, has_picture, [True] * len(requests), **options)
+    return [task or "understand" for _, task in written]
+
+
+def _turns(seed: int) -> Iterator[tuple[AutoRequest, Turn, str, dict[str, Any]]]:
+    """Each turn of one talk after another: what came before it, itself, its kind, and the sample it is of."""
+    index = 0
+    while True:
+        number, spoken = divmod(index, len(LANGUAGES))
+        sample = make_sample(
+            "understand",
+            number,
+            seed,
+            kind="dialogue",
+            language=tuple(LANGUAGES)[spoken],
+            bucket=SIZES[number % len(SIZES)],
+        )
+        yield from _turns_of(sample)
+        index += 1
+
+
+def _turns_of(sample: dict[str, Any]) -> Iterator[tuple[AutoRequest, Turn, str, dict[str, Any]]]:
+    messages: list[dict[str, Any]] = []
+    before: str | None = None
+    for turn in sample["meta"]["turns"]:
+        shown = [] if turn.shown is None else [{"type": "image", "image": render(turn.shown)}]
+        messages = [*messages, {"role": "user", "content": [*shown, {"type": "text", "text": turn.text}]}]
+        before = "shown" if shown else before
+        kind = {
+            "understand": f"ask_{before}",
+            "edit": f"edit_{before}",
+            "generate": "draw_again" if before else "draw_first",
+        }[turn.task]
+        yield AutoRequest.of(messages, {}), turn, kind, sample
+        answer: dict[str, Any] = {"type": "text", "text": turn.answer}
+        if isinstance(turn.answer, Scene):
+            answer = {"type": "image", "image": render(turn.answer), "task": turn.task}
+            before = "made"
+        messages = [*messages, {"role": "assistant", "content": [answer]}]
+
+
+__all__ = ["choose", "evaluate_choices"]
