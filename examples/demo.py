@@ -2,7 +2,7 @@
 """Asks `wallaroo-tiny`, the checkpoint that comes with the package, to answer, draw and edit, and scores what it does.
 
     python examples/demo.py --output demo-output                      # the embedded checkpoint
-    python examples/demo.py --checkpoint runs/tiny/stage-4/final      # the same with a checkpoint of yours
+    python examples/demo.py --checkpoint runs/tiny/stage-4-auto/final      # the same with a checkpoint of yours
 
 Everything is about the shapes world, the one that the tiny model knows: coloured shapes on a plain background. The
 samples come from fixed seeds, nothing is picked. The output folder gets `contact_sheet.png`, `table.md` and

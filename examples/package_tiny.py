@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Makes the checkpoint that ships in the package out of the last stage of `make tiny`: half precision, one folder.
 
-python examples/package_tiny.py runs/tiny/stage-4/final
+python examples/package_tiny.py runs/tiny/stage-4-auto/final
 """
 
 import argparse

@@ -1,5 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Trains `wallaroo-tiny` from nothing: VQ tokenizer, understanding model, stages 1 to 4. `make tiny` runs it.
+"""Trains `wallaroo-tiny` from nothing: VQ tokenizer, understanding model, stages 1 to 4, the choice of head.
+
+`make tiny` runs it.
 
 Stopped at any point, it goes on from there when it is started again.
 """
@@ -33,6 +35,7 @@ STAGES = (
     "stage-4-copy",
     "stage-4-changes",
     "stage-4",
+    "stage-4-auto",
 )
 
 # Its messages are warnings, for those alone are shown of a logger that is not transformers' own.

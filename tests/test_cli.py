@@ -87,7 +87,7 @@ def test_recipes_of_the_help_are_there():
 
 def test_checkpoints_of_the_help_are_where_make_tiny_puts_them():
     named = re.findall(r"runs/tiny/[\w/-]+", invoke("eval", "shapes", "--help").stdout)
-    assert named and all(checkpoint == "runs/tiny/stage-4/final" for checkpoint in named)
+    assert named and all(checkpoint == "runs/tiny/stage-4-auto/final" for checkpoint in named)
 
 
 def test_version():

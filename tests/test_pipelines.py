@@ -5,6 +5,10 @@ from PIL import Image
 from transformers import AnyToAnyPipeline, pipeline
 from transformers.utils import is_torchvision_available
 
+import transformers_wallaroo
+from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor
+from transformers_wallaroo.pipeline_wallaroo import WallarooPipeline
+
 
 @pytest.fixture(scope="module")
 def any_to_any(converted):
@@ -83,3 +87,21 @@ def test_image_text_to_text(converted, model, processor, picture):
     )
     [output] = pipe(images=picture, text="What is this?", max_new_tokens=2)
     assert output["generated_text"].startswith("What is this?")
+
+
+def test_any_to_any_chooses():
+    """With `task="auto"` an answer is a list of texts and pictures."""
+    path = transformers_wallaroo.tiny_path()
+    tiny = WallarooPipeline(
+        WallarooForConditionalGeneration.from_pretrained(path), processor=WallarooProcessor.from_pretrained(path)
+    )
+    options = {"task": "auto", "generate_kwargs": {"seed": 1, "max_new_tokens": 8, "show_progress": False}}
+    [drawn] = tiny(text="a red circle", height=64, width=64, **options)
+    [made] = drawn["generated_parts"]
+    assert drawn["input_text"] == "a red circle" and made.size == (64, 64)
+    [edited] = tiny(text="make the circle blue", images=made, **options)
+    [changed] = edited["generated_parts"]
+    assert changed.size == (64, 64)
+    chat = messages(changed, "what color is the circle?")
+    [answered] = tiny(text=chat, **options)
+    assert answered["generated_parts"] == ["blue"] and answered["input_text"] == chat

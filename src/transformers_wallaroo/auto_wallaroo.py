@@ -235,7 +235,8 @@ class AutoCall:
         max_pictures: int | None,
     ):
         for name in NOT_FOR_AUTO:
-            if text_options.pop(name, None) not in (None, False, 1):
+            value = text_options.pop(name, None)
+            if value not in (None, False) and (value is True or value != 1):
                 raise ValueError(f"`{name}` is not for the task 'auto', whose answers are texts and pictures.")
         most = (1 if processor is None else MAX_PICTURES) if max_pictures is None else max_pictures
         if isinstance(most, bool) or not isinstance(most, numbers.Integral) or most < 0:
@@ -384,6 +385,7 @@ class WallarooAutoGenerationMixin(WallarooGenerationMixin):
 
 
 __all__ = [
+    "MAX_PICTURES",
     "AnswerPart",
     "ChooseMarks",
     "PictureMarks",

@@ -146,6 +146,8 @@ class WallarooConfig(Qwen2_5_VLConfig):
             self.vq_config = WallarooVQConfig()
         elif isinstance(self.vq_config, dict):
             self.vq_config = WallarooVQConfig(**self.vq_config)
+        # Where the tokenizer was once loaded from is nobody's business: it would be saved with every checkpoint.
+        self.vq_config._name_or_path = ""
         self.mlp_hidden_sizes = dict(self.mlp_hidden_sizes or {})
         unknown = sorted(set(self.mlp_hidden_sizes) - set(MLP_NAMES))
         if unknown:

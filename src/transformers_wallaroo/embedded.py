@@ -25,7 +25,7 @@ def tiny_path() -> Path:
         raise FileNotFoundError(
             f"This install of transformers-wallaroo has no embedded checkpoint: there is no {TINY / 'config.json'}. "
             "Train it with `make tiny` and put it there with `python examples/package_tiny.py "
-            "runs/tiny/stage-4/final`, or name a checkpoint of your own."
+            "runs/tiny/stage-4-auto/final`, or name a checkpoint of your own."
         )
     return TINY
 

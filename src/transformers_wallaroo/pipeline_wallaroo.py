@@ -3,14 +3,16 @@
 
 from typing import Any
 
-from transformers.pipelines.any_to_any import AnyToAnyPipeline
+from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
 
+from .auto_wallaroo import WallarooAutoOutput
 from .image_grid_wallaroo import EDIT, GENERATE
 
 
 class WallarooPipeline(AnyToAnyPipeline):
-    """Text with `generation_mode="text"` (the default), pictures with `generation_mode="image"`.
+    """Text with `generation_mode="text"` (the default), pictures with `generation_mode="image"`, and with `task="auto"`
+    whatever the model chooses: a list of texts and pictures as `"generated_parts"`.
 
     With `"image"` the input is an instruction: with a picture the task is `"edit"`, else `"generate"`. `height`,
     `width`, `aspect_ratio`, `template`, `negative_prompt`, `layout`, `region_mask` and `original_size` go to the
@@ -38,11 +40,21 @@ class WallarooPipeline(AnyToAnyPipeline):
         return super().preprocess(inputs, **kwargs)
 
     def _forward(self, model_inputs, generate_kwargs=None):
+        if "edit_prompts" in model_inputs:  # of the task "auto": an answer may go on after a picture
+            generate_kwargs = {"processor": self.processor, **(generate_kwargs or {})}
         sizes = model_inputs.get("original_sizes")
         outputs = super()._forward(model_inputs, generate_kwargs)
         return outputs if sizes is None else {**outputs, "original_sizes": sizes}
 
     def postprocess(self, model_outputs, **kwargs: Any):
+        generated = model_outputs["generated_sequence"]
+        if isinstance(generated, WallarooAutoOutput):
+            given = model_outputs["prompt_text"]
+            texts = [given] if isinstance(given, (str, Chat)) else given
+            return [
+                {"input_text": text.messages if isinstance(text, Chat) else text, "generated_parts": parts}
+                for text, parts in zip(texts, self.processor.post_process_auto(generated), strict=True)
+            ]
         sizes = model_outputs.get("original_sizes")
         return super().postprocess(model_outputs, **kwargs, **({} if sizes is None else {"sizes": sizes}))
 

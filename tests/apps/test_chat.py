@@ -28,28 +28,55 @@ def say(chat, *lines):
 
 
 def test_questions_have_pictures_and_turns(chat, engine, picture):
-    _, first, second = say(chat, f"/image '{picture}'", "describe the picture", "what do you see ?")
+    _, first, second = say(chat, f"/image '{picture}'", "describe the picture", "what do you see?")
     part = {"type": "image", "image": Image.open(picture)}
     turns = [{"role": "user", "content": [part, {"type": "text", "text": "describe the picture"}]}]
     assert first.strip() == engine.answer(turns, max_new_tokens=30, do_sample=False)
-    turns += [{"role": "assistant", "content": first.strip()}, {"role": "user", "content": "what do you see ?"}]
+    turns += [{"role": "assistant", "content": first.strip()}, {"role": "user", "content": "what do you see?"}]
     assert second.strip() == engine.answer(turns, max_new_tokens=30, do_sample=False)
     assert chat.transcript()[0] == {"role": "user", "images": [str(picture)], "text": "describe the picture"}
 
 
 def test_draw_edit_and_ask(chat, tmp_path):
     drawn, answer, edited, again = say(
-        chat, "/draw a red circle", "what color is the circle ?", "/edit make the circle blue", "/edit make it red"
+        chat, "/draw a red circle", "what color is the circle?", "/edit make the circle blue", "/edit make it red"
     )
-    assert answer.strip() == "red" and "It goes with your next question" in drawn
-    files = sorted((tmp_path / "pictures").iterdir())
+    assert answer == "red\n"
+    check_edits(tmp_path / "pictures", drawn, edited)
+    assert chat.waiting == [] and chat.last[0] == again.split(",")[0]
+    kinds = [[part.get("task", part["type"]) for part in message["content"]] for message in chat.messages[1::2]]
+    assert kinds == [["generate"], ["text"], ["edit"], ["edit"]]
+
+
+def check_edits(folder, drawn, edited):
+    """Each edit starts from the picture before it."""
+    files = sorted(folder.iterdir())
     infos = {info["prompt"]: info for info in map(read_picture_info, files)}
     assert len(files) == 3
-    # Each edit starts from the picture before it.
     for prompt, said in (("make the circle blue", drawn), ("make it red", edited)):
         before = next(file for file in files if str(file) in said)
         assert infos[prompt]["source"] == {"path": str(before), "sha256": picture_hash(Image.open(before))}
-    assert [name for name, _ in chat.waiting] == [again.split(",")[0]]
+
+
+def test_the_model_chooses(chat, tmp_path):
+    """A prompt is drawn, an instruction edits the last picture, a question is answered, turn after turn."""
+    drawn, answer, edited, second, third = say(
+        chat, "a red circle", "what color is the circle?", "make the circle blue", "what color is the circle?", "a star"
+    )
+    assert (answer, second) == ("red\n", "blue\n")
+    first, last = map(read_picture_info, (tmp_path / "pictures").glob("a-*.png"))
+    assert {first["prompt"], last["prompt"]} == {"a red circle", "a star"} and chat.last[0] in third
+    [info] = map(read_picture_info, (tmp_path / "pictures").glob("make-*.png"))
+    assert info["task"] == "edit" and info["source"]["path"] in drawn and edited.endswith(f"seed {info['seed']}.\n")
+    turns = chat.transcript()
+    assert [len(turn.get("images", ())) for turn in turns] == [0, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert turns[3] == {"role": "assistant", "text": "red"}
+
+
+def test_what_the_model_makes_is_as_the_settings_say(chat, tmp_path):
+    say(chat, "/seed 5", "/size 64x32", "/guidance 2", "two stars", "/draw two stars")
+    chosen, told = (read_picture_info(tmp_path / "pictures" / f"two-stars-5{end}.png") for end in ("", "-2"))
+    assert chosen == told and (chosen["width"], chosen["height"], chosen["sampling"]["guidance_scale"]) == (64, 32, 2)
 
 
 def test_seeds_and_sizes(chat, tmp_path):
@@ -69,7 +96,7 @@ def test_seeds_and_sizes(chat, tmp_path):
 
 
 def test_save(chat, tmp_path):
-    say(chat, "/draw a red circle", f"/save {tmp_path / 'kept.png'}", "what color is the circle ?")
+    say(chat, "/draw a red circle", f"/save {tmp_path / 'kept.png'}", "what color is the circle?")
     assert read_picture_info(tmp_path / "kept.png")["prompt"] == "a red circle"
     say(chat, f"/save {tmp_path / 'talk.json'}")
     assert json.loads((tmp_path / "talk.json").read_text()) == chat.transcript()

@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Conversations of the page: questions, `/draw`, `/edit`, and what is left of a turn that ends early."""
+"""Conversations of the page: what the model chooses, `/draw`, `/edit`, and what is left of a turn that ends early."""
 
 import pytest
 
@@ -47,15 +47,45 @@ def test_a_question_about_a_picture_and_another(engine, session, upload):
 def test_draw_edit_and_ask_about_it(engine, session):
     list(talk(engine, session, "/draw a red circle"))
     (_, asked), (_, drawn), (_, note) = said(session)
-    assert asked == "/draw a red circle" and note.startswith("Seed ") and session.messages == []
+    assert asked == "/draw a red circle" and note.startswith("Seed ")
     assert read_picture_info(drawn["path"])["task"] == "generate"
     list(talk(engine, session, "/edit make the red circle blue"))
     edited = session.pictures[0]
     assert edited.info["task"] == "edit" and edited.source.read_bytes() == session.pictures[1].path.read_bytes()
-    list(talk(engine, session, "what do you see?"))
-    [question, answer] = session.messages
-    assert [part["type"] for part in question["content"]] == ["image", "text"]
-    assert answer["content"] == session.bubbles[-1]["content"] != ""
+    list(talk(engine, session, "what color is the circle?"))
+    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 3
+    assert [part.get("task") for message in session.messages[1::2] for part in message["content"]] == [
+        "generate",
+        "edit",
+        None,
+    ]
+    assert session.messages[-1]["content"][0]["text"] == session.bubbles[-1]["content"] == "blue"
+
+
+def test_the_model_chooses(engine, session):
+    for text in ("a red circle", "make the circle blue", "what color is the circle?"):
+        list(talk(engine, session, text))
+    assert [kept.info["task"] for kept in session.pictures] == ["edit", "generate"]
+    edited, drawn = session.pictures
+    assert edited.source.read_bytes() == drawn.path.read_bytes() and edited.before is not None
+    (_, first), (_, shown), (_, note), _, (_, changed), *_ = said(session)
+    assert (first, shown, note) == ("a red circle", {"path": str(drawn.path)}, drawn.note)
+    assert changed == {"path": str(edited.path)} and session.bubbles[-1]["content"] == "blue"
+
+
+def test_a_picture_that_the_model_makes_is_seen_growing(engine, session):
+    notes = []
+    for _ in talk(engine, session, "a red circle"):
+        notes.append(session.bubbles[-1]["content"])
+    assert notes[0] == "…" and any(note.endswith(" codes …") for note in notes) and notes[-1].startswith("Seed ")
+
+
+def test_a_picture_that_is_left_while_it_grows(engine, session):
+    turn = talk(engine, session, "a red circle")
+    while " codes" not in session.bubbles[-1]["content"] if session.bubbles else True:
+        next(turn)
+    turn.close()
+    assert session.bubbles[-1]["content"] == "Stopped." and session.pictures == [] and session.messages == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +115,8 @@ def test_a_turn_that_is_left_stays_as_far_as_it_came(engine, session, upload):
         next(turn)
     turn.close()
     first = session.bubbles[-1]["content"]
-    assert first and session.messages[-1] == {"role": "assistant", "content": first}
+    assert first.strip()
+    assert session.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": first.strip()}]}
     turn = talk(engine, session, "/draw a red circle")
     next(turn)
     turn.close()
@@ -99,7 +130,7 @@ def test_a_turn_that_fails_says_so(engine, session, monkeypatch):
         raise RuntimeError("the device\nis gone")
         yield
 
-    monkeypatch.setattr(engine, "stream_answer", fail)
+    monkeypatch.setattr(engine, "reply", fail)
     with pytest.raises(RuntimeError, match="the device"):
         list(talk(engine, session, "what do you see?"))
     assert said(session) == [("user", "what do you see?"), ("assistant", "the device is gone")]

@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""A conversation that may hold pictures, draw new ones and edit the last: what `wallaroo chat` does with a line."""
+"""A conversation in which the model answers, draws and edits: what `wallaroo chat` does with a line."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from .sizes import parse_aspect, parse_size, size_list, write_size
 LARGEST_SEED = 2**31
 # Command -> (what it takes, what it does); the method is `do_` and its name.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "image": ("PATH...", "show pictures to your next question; the last one is what /edit changes"),
-    "draw": ("PROMPT", "draw a picture and save it"),
-    "edit": ("PROMPT", "change the last picture and save the result"),
+    "image": ("PATH...", "show pictures with what you say next; an edit changes the last one"),
+    "draw": ("PROMPT", "draw a picture and save it, whatever the model would choose"),
+    "edit": ("PROMPT", "change the last picture and save the result, whatever the model would choose"),
     "save": ("FILE", "save the last picture as FILE.png, or the conversation as FILE.json"),
     "size": ("WIDTHxHEIGHT", "size of pictures, or WIDTH:HEIGHT for a shape; without one: as usual"),
     "seed": ("N", "seed of pictures; without one: a new one each time"),
@@ -55,7 +55,7 @@ class Chat:
     Args:
         engine: answers, draws and edits.
         folder: where pictures go.
-        answering: arguments of `Engine.stream_answer`.
+        answering: arguments of `Engine.reply`.
         show_progress: a bar while a picture is made; by default where stderr is a terminal.
     """
 
@@ -70,7 +70,7 @@ class Chat:
         self.engine, self.folder = engine, folder
         self.answering, self.show_progress = dict(answering or {}), show_progress
         self.messages: list[dict[str, Any]] = []
-        self.waiting: list[tuple[str, Image.Image]] = []  # pictures for the next question, and their names
+        self.waiting: list[tuple[str, Image.Image]] = []  # pictures for what is said next, and their names
         self.last: tuple[str, Image.Image, dict[str, Any] | None] | None = None  # name, picture, how it was made
         self.size: dict[str, Any] = {}
         self.seed: int | None = None
@@ -78,7 +78,7 @@ class Chat:
         self.negative = ""
 
     def handle(self, line: str) -> Iterator[Said]:
-        """Does what a line says: a command that begins with a slash, or a question.
+        """Does what a line says: a command that begins with a slash, or words for the model.
 
         Raises:
             ValueError, OSError: where it cannot be done; the conversation is then as before.
@@ -98,29 +98,45 @@ class Chat:
             raise ValueError(f"/{name} needs {needed}.")
         yield from getattr(self, f"do_{name}")(rest)
 
-    # ------------------------------------------------------------------ questions
+    # ------------------------------------------------------------------ what the model chooses
 
-    def ask(self, question: str) -> Iterator[Said]:
-        """The answer, as it comes. Where its reader leaves early, the answer so far stays in the conversation."""
-        parts: list[dict[str, Any]] = [{"type": "image", "image": picture} for _, picture in self.waiting]
-        turn = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-        turn["names"] = [name for name, _ in self.waiting]
-        pieces: list[str] = []
-        stream = self.engine.stream_answer(self._with(turn), **self.answering)
+    def ask(self, text: str) -> Iterator[Said]:
+        """The answer, as it comes, with the pictures that the model makes for it. Where its reader leaves early, the
+        answer so far stays in the conversation."""
+        turn = self._turn(text)
+        answer: list[dict[str, Any]] = []
+        options = {"picture": self._picture(), "make": self._make_one, **self.answering}
+        stream = self.engine.reply([*self.messages, turn], **options)
+        new_line = False
         try:
             for piece in stream:
-                pieces.append(piece)
-                yield Said(piece, is_answer=True)
+                if isinstance(piece, str):
+                    _add_text(answer, piece)
+                    new_line = True
+                    yield Said(piece, is_answer=True)
+                else:
+                    if new_line:
+                        yield Said("\n", is_answer=True)
+                    new_line = False
+                    yield self._keep(text, piece, answer)
         finally:
             stream.close()  # type: ignore[attr-defined]
-            if pieces:
-                self.messages += [turn, {"role": "assistant", "content": "".join(pieces).strip()}]
-                self.waiting = []
-        yield Said("\n", is_answer=True)
+            if answer:
+                self._remember(turn, answer)
+        if new_line or not answer:
+            yield Said("\n", is_answer=True)
 
-    def _with(self, turn: dict[str, Any]) -> list[dict[str, Any]]:
-        """The conversation and one more turn, as chat templates take it."""
-        return [{name: value for name, value in each.items() if name != "names"} for each in (*self.messages, turn)]
+    def _turn(self, text: str) -> dict[str, Any]:
+        """What is said next, with the pictures that wait for it."""
+        shown = [{"type": "image", "image": picture, "name": name} for name, picture in self.waiting]
+        return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+
+    def _remember(self, turn: dict[str, Any], answer: list[dict[str, Any]]) -> None:
+        for part in answer:
+            if part["type"] == "text":
+                part["text"] = part["text"].strip()
+        self.messages += [turn, {"role": "assistant", "content": answer}]
+        self.waiting = []
 
     def do_image(self, rest: str) -> Iterator[Said]:
         try:
@@ -131,9 +147,9 @@ class Chat:
         self.waiting += opened
         self.last = (*opened[-1], None)
         for path, picture in opened:
-            yield Said(f"{path}, {write_size(picture.height, picture.width)}, goes with your next question.\n")
+            yield Said(f"{path}, {write_size(picture.height, picture.width)}, goes with what you say next.\n")
 
-    # ------------------------------------------------------------------ pictures
+    # ------------------------------------------------------------------ what the user chooses
 
     def do_draw(self, rest: str) -> Iterator[Said]:
         yield from self._make(rest)
@@ -145,21 +161,29 @@ class Chat:
         yield from self._make(rest, source=picture, source_path=name)
 
     def _make(self, prompt: str, **source: Any) -> Iterator[Said]:
+        turn, answer = self._turn(prompt), []
+        made = self._make_one(ImageJob(prompt, **self._picture(), **source))
+        yield self._keep(prompt, made, answer)
+        self._remember(turn, answer)
+
+    def _picture(self) -> dict[str, Any]:
+        """What the settings say of a picture."""
         seed = random.randrange(LARGEST_SEED) if self.seed is None else self.seed
         sampling = {} if self.guidance is None else {"guidance_scale": self.guidance}
-        job = ImageJob(prompt, seed=seed, negative_prompt=self.negative, sampling=sampling, **self.size, **source)
-        [(_, made)] = make_in_batches(self.engine, [job], show_progress=self.show_progress)
-        path = save_under_free_name(made, self.folder / f"{slug(prompt)}-{seed}.png")
-        self._show(str(path), made)
-        size = write_size(made.picture.height, made.picture.width)
-        yield Said(f"{path}, {size}, seed {seed}. It goes with your next question.\n")
+        return {"seed": seed, "negative_prompt": self.negative, "sampling": sampling, **self.size}
 
-    def _show(self, name: str, made: MadeImage) -> None:
-        """The last picture made is what the next question is about, unless others were shown by /image."""
-        if self.last is not None and self.last[2] is not None:
-            self.waiting = [(shown, picture) for shown, picture in self.waiting if shown != self.last[0]]
-        self.waiting.append((name, made.picture))
-        self.last = (name, made.picture, made.info)
+    def _make_one(self, job: ImageJob) -> MadeImage:
+        [(_, made)] = make_in_batches(self.engine, [job], show_progress=self.show_progress)
+        return made
+
+    def _keep(self, prompt: str, made: MadeImage, answer: list[dict[str, Any]]) -> Said:
+        """Saves a picture, adds it to the answer, and says where it is."""
+        seed, task = made.info["seed"], made.info["task"]
+        path = save_under_free_name(made, self.folder / f"{slug(prompt)}-{seed}.png")
+        answer.append({"type": "image", "image": made.picture, "task": task, "name": str(path)})
+        self.last = (str(path), made.picture, made.info)
+        size = write_size(made.picture.height, made.picture.width)
+        return Said(f"{path}, {size}, seed {seed}.\n")
 
     def do_save(self, rest: str) -> Iterator[Said]:
         path = Path(os.path.expanduser(rest))
@@ -182,10 +206,9 @@ class Chat:
         """The turns of the conversation, pictures by name."""
         turns = []
         for message in self.messages:
-            content = message["content"]
-            text = content if isinstance(content, str) else content[-1]["text"]
-            pictures = {"images": message["names"]} if message.get("names") else {}
-            turns.append({"role": message["role"], **pictures, "text": text})
+            names = [part["name"] for part in message["content"] if part["type"] == "image"]
+            text = " ".join(part["text"] for part in message["content"] if part["type"] == "text")
+            turns.append({"role": message["role"], **({"images": names} if names else {}), "text": text})
         return turns
 
     # ------------------------------------------------------------------ settings
@@ -240,12 +263,20 @@ class Chat:
         yield Said("The conversation begins anew. Pictures that were saved stay where they are.\n")
 
     def do_help(self, _: str) -> Iterator[Said]:
-        yield Said("Type a question, or a command:\n")
+        yield Said("Ask a question, say what to draw or to change, or type a command:\n")
         for name, (takes, does) in COMMANDS.items():
             yield Said(f"  {f'/{name} {takes}':<22} {does}\n")
 
     def do_quit(self, _: str) -> Iterator[Said]:
         raise Quit
+
+
+def _add_text(answer: list[dict[str, Any]], piece: str) -> None:
+    """Adds a piece to the last part of an answer, or begins a part."""
+    if answer and answer[-1]["type"] == "text":
+        answer[-1]["text"] += piece
+    else:
+        answer.append({"type": "text", "text": piece})
 
 
 __all__ = ["COMMANDS", "Chat", "Quit", "Said"]

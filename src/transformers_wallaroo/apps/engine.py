@@ -1,8 +1,9 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """One loaded checkpoint that answers, draws and edits, for the command, the web page and the server."""
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteriaList, TextIteratorStreamer
+from transformers import StoppingCriteriaList
 from transformers.utils import logging
 
+from ..auto_wallaroo import MAX_PICTURES, ChooseMarks, PictureMarks
+from ..conversations_wallaroo import AutoRequest
 from ..embedded import fingerprint, load_checkpoint, tiny_path, versions
-from ..image_grid_wallaroo import EDIT, GENERATE, ImageTask
-from ..image_processing_wallaroo import to_mask
+from ..image_grid_wallaroo import EDIT, GENERATE, UNDERSTAND, ImageTask
+from ..image_processing_wallaroo import to_mask, to_rgb
 from .pictures import picture_hash
-from .streaming import ImageStreamer, Stopped, StopWhen
+from .streaming import AnswerStreamer, ImageStreamer, Stopped, StopWhen
 
 MAX_NEW_TOKENS = 512
 # Stands for the neighbours of a picture in its batch where they are nobody's business.
@@ -188,7 +191,74 @@ class Engine:
             options: arguments of transformers' `generate`.
         """
         inputs = self.prepare_answer(messages).to(self.model.device)
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        plain = ChooseMarks(PictureMarks.of(self.model), [False], [False])  # an answer in words alone
+        options = {"max_new_tokens": max_new_tokens, "seed": seed, "logits_processor": [plain], **options}
+        ids = yield from self._stream(inputs, stop, options)
+        if on_end is not None:
+            on_end(self._end(inputs["input_ids"].shape[1], ids, max_new_tokens))
+
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        picture: Mapping[str, Any] | None = None,
+        make: Callable[[ImageJob], MadeImage] | None = None,
+        max_pictures: int = MAX_PICTURES,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: Callable[[], bool] | None = None,
+        **options: Any,
+    ) -> Iterator[str | MadeImage]:
+        """The answer to a conversation, in which the model draws and edits where it sees fit (`task="auto"`).
+
+        Args:
+            messages: as for `stream_answer`; answers may hold pictures, with the `task` that made them. An edit changes
+                the last picture; its `name` is noted as the path of the source.
+            picture: what pictures are to be, as fields of [`ImageJob`]; a later picture of the answer has the next
+                seed.
+            make: makes a picture; `self.make` by default.
+            max_pictures: of the answer.
+            max_new_tokens: of each stretch of text.
+            stop: as for `stream_answer` and `make`.
+            options: arguments of transformers' `generate`, of the text.
+
+        Yields:
+            Pieces of text as they come, and pictures once they are made.
+        """
+        marks, fields = PictureMarks.of(self.model), dict(picture or {})
+        first_seed, name = fields.pop("seed", 0), _last_name(messages)
+        request = AutoRequest.of(messages, {})
+        for number in itertools.count():
+            inputs = self.processor.prepare_answers([request]).to(self.model.device)
+            pictures = request.pictures
+            chooses = ChooseMarks(marks, [bool(pictures)], [number < max_pictures])
+            ids = yield from self._stream(
+                inputs,
+                stop,
+                {
+                    "max_new_tokens": max_new_tokens,
+                    "logits_processor": [chooses],
+                    "eos_token_id": list(marks.stops),
+                    **options,
+                },
+            )
+            text, task = marks.read(ids, has_picture=bool(pictures))
+            if task is None or (stop is not None and stop()):
+                return
+            if task == EDIT.name:
+                fields |= {"source": to_rgb(pictures[-1]), "source_path": name}
+            job = ImageJob(request.prompt, seed=first_seed + number, **fields)
+            made = self.make([job], stop=stop)[0] if make is None else make(job)
+            yield made
+            said = self.processor.tokenizer.decode(text, skip_special_tokens=True).strip()
+            parts: list[dict[str, Any]] = [{"type": "text", "text": said}] if said else []
+            request = request.continued([*parts, {"type": "image", "image": made.picture, "task": task}])
+            name = None
+
+    def _stream(
+        self, inputs: Mapping[str, Any], stop: Callable[[], bool] | None, options: Mapping[str, Any]
+    ) -> Generator[str, None, torch.Tensor]:
+        """Writes the text of an answer, in pieces as they come; in the end gives its ids."""
+        streamer = AnswerStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         left = threading.Event()
         written: list[torch.Tensor] = []
         failed: list[BaseException] = []
@@ -198,13 +268,7 @@ class Engine:
             try:
                 with self._lock:
                     ids = self.model.generate(
-                        **inputs,
-                        task="understand",
-                        max_new_tokens=max_new_tokens,
-                        seed=seed,
-                        streamer=streamer,
-                        stopping_criteria=criteria,
-                        **options,
+                        **inputs, task=UNDERSTAND.name, streamer=streamer, stopping_criteria=criteria, **options
                     )
                 written.append(ids[0, inputs["input_ids"].shape[1] :])
             except BaseException as error:  # noqa: BLE001 (raised again by the reader)
@@ -220,8 +284,7 @@ class Engine:
             writer.join()
         if failed:
             raise failed[0]
-        if on_end is not None:
-            on_end(self._end(inputs["input_ids"].shape[1], written[0], max_new_tokens))
+        return written[0]
 
     def prepare_answer(self, messages: Sequence[Mapping[str, Any]]) -> Any:
         """The processor's inputs of a conversation, which raises for what is wrong with it."""
@@ -344,6 +407,13 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "versions": versions(),
         }
+
+
+def _last_name(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the last picture of a conversation is called, where its part says so."""
+    contents = [message["content"] for message in messages if not isinstance(message.get("content"), str)]
+    parts = [part for content in contents for part in content or () if part.get("type") == "image"]
+    return parts[-1].get("name") if parts else None
 
 
 def _request_of(job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:

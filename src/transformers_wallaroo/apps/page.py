@@ -180,7 +180,6 @@ class Session:
         messages: the conversation as the engine takes it.
         bubbles: the same as the page shows it.
         picture: file of the last picture of the conversation.
-        unseen: whether that picture is not in `messages` yet.
         shown, chosen: pictures that a tab shows, and the one its buttons are about, by the tab's name.
     """
 
@@ -188,7 +187,6 @@ class Session:
     messages: list[dict[str, Any]] = field(default_factory=list)
     bubbles: list[dict[str, Any]] = field(default_factory=list)
     picture: Path | None = None
-    unseen: bool = False
     shown: dict[str, list[Kept]] = field(default_factory=dict)
     chosen: dict[str, Kept] = field(default_factory=dict)
     _folder: tempfile.TemporaryDirectory | None = None  # goes with the session, or with the process
@@ -240,7 +238,7 @@ class Session:
         return path
 
     def forget_conversation(self) -> None:
-        self.messages, self.bubbles, self.picture, self.unseen = [], [], None, False
+        self.messages, self.bubbles, self.picture = [], [], None
 
     def close(self) -> None:
         if self._folder is not None:
@@ -311,22 +309,25 @@ class Growth:
 def make_pictures(engine: Engine, jobs: Sequence[ImageJob]) -> Generator[Step, None, None]:
     """Steps with a `Growth`, the last one with the list of [`MadeImage`]."""
 
-    def work(tell: Callable[[Any], None], left: Callable[[], bool]) -> list[MadeImage]:
-        growth = Growth((), 0, 0)
+    return watch(lambda tell, left: _grow(engine, jobs, tell, left))
 
-        def count(known: int, total: int) -> None:
-            nonlocal growth
-            growth = replace(growth, known=known, total=total)
-            tell(growth)
 
-        def show(pictures: list[Image.Image | None]) -> None:
-            nonlocal growth
-            growth = replace(growth, pictures=tuple(picture for picture in pictures if picture is not None))
-            tell(growth)
+def _grow(
+    engine: Engine, jobs: Sequence[ImageJob], tell: Callable[[Growth], None], left: Callable[[], bool]
+) -> list[MadeImage]:
+    growth = Growth((), 0, 0)
 
-        return engine.make(jobs, on_code=count, on_rows=show, stop=left)
+    def count(known: int, total: int) -> None:
+        nonlocal growth
+        growth = replace(growth, known=known, total=total)
+        tell(growth)
 
-    return watch(work)
+    def show(pictures: list[Image.Image | None]) -> None:
+        nonlocal growth
+        growth = replace(growth, pictures=tuple(picture for picture in pictures if picture is not None))
+        tell(growth)
+
+    return engine.make(jobs, on_code=count, on_rows=show, stop=left)
 
 
 def before_of(engine: Engine, source: Image.Image, picture: Image.Image) -> Image.Image:
@@ -347,6 +348,35 @@ def write_answer(engine: Engine, messages: Sequence[dict[str, Any]]) -> Generato
     return watch(work)
 
 
+@dataclass(frozen=True)
+class Reply:
+    """An answer in which the model draws and edits as it sees fit: its parts so far, and a picture that grows."""
+
+    parts: tuple[str | MadeImage, ...]
+    growth: Growth | None = None
+
+
+def write_reply(engine: Engine, messages: Sequence[dict[str, Any]]) -> Generator[Step, None, None]:
+    """Steps with a [`Reply`]; each has all of it, for a reader that is slow sees the newest alone."""
+
+    def work(tell: Callable[[Any], None], left: Callable[[], bool]) -> Reply:
+        parts: list[str | MadeImage] = []
+
+        def make(job: ImageJob) -> MadeImage:
+            return _grow(engine, [job], lambda growth: tell(Reply(tuple(parts), growth)), left)[0]
+
+        picture = {"seed": random.SystemRandom().randrange(2**31)}
+        for piece in engine.reply(messages, picture=picture, make=make, stop=left):
+            if isinstance(piece, str) and parts and isinstance(parts[-1], str):
+                parts[-1] += piece
+            else:
+                parts.append(piece)
+            tell(Reply(tuple(parts)))
+        return Reply(tuple(part.strip() if isinstance(part, str) else part for part in parts))
+
+    return watch(work)
+
+
 __all__ = [
     "AS_SOURCE",
     "CUSTOM",
@@ -356,6 +386,7 @@ __all__ = [
     "Form",
     "Growth",
     "Kept",
+    "Reply",
     "Session",
     "Step",
     "before_of",
@@ -369,4 +400,5 @@ __all__ = [
     "usual_size",
     "watch",
     "write_answer",
+    "write_reply",
 ]

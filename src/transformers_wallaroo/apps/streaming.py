@@ -1,13 +1,18 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""Images while they are made: their finished rows, and a way to stop."""
+"""Texts and images while they are made: words, finished rows, and a way to stop."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria
+from transformers import StoppingCriteria, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
+
+from ..prompts_wallaroo import MARKS, VISION_START
+
+# What the text head writes before a picture; special or ordinary tokens, as the tokenizer has them.
+MARKS_AND_STARTS = (*MARKS, VISION_START)
 
 
 class Stopped(Exception):
@@ -22,6 +27,15 @@ class StopWhen(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG002
         return torch.full((len(input_ids),), self.stop(), dtype=torch.bool, device=input_ids.device)
+
+
+class AnswerStreamer(TextIteratorStreamer):
+    """The words of an answer, without the marks of the pictures in it."""
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt and self.tokenizer.decode(value.flatten()) in MARKS_AND_STARTS:
+            return
+        super().put(value)
 
 
 class ImageStreamer(BaseStreamer):
@@ -89,4 +103,4 @@ class ImageStreamer(BaseStreamer):
         return picture
 
 
-__all__ = ["ImageStreamer", "StopWhen", "Stopped"]
+__all__ = ["AnswerStreamer", "ImageStreamer", "StopWhen", "Stopped"]

@@ -267,13 +267,14 @@ class ChatTab:
             height=500,
             elem_id="chat-conversation",
             elem_classes="result",
-            placeholder=f"Ask about a picture, or write **{draw}** and what to draw, **{edit}** and what to change.",
+            placeholder="Ask about a picture, say what to draw, or what to change in the last picture. "
+            f"**{draw}** and **{edit}** before it leave the model no choice.",
             buttons=["copy"],
             feedback_options=None,
         )
         self.turn = gr.MultimodalTextbox(
             show_label=False,
-            placeholder=f"Ask, or {draw} …, or {edit} …",
+            placeholder="Ask, draw or change …",
             file_types=["image"],
             file_count="multiple",
             sources=["upload"],
@@ -282,7 +283,7 @@ class ChatTab:
         with gr.Row():
             stop = gr.Button("Stop", elem_id="chat-stop", size="md", min_width=80)
             anew = gr.Button("New conversation", elem_id="chat-anew", size="md", min_width=120)
-        lines = [[{"text": f"{draw} {examples.draw[0]}", "files": []}]]
+        lines = [[{"text": examples.draw[0], "files": []}]]
         lines += [[{"text": question, "files": [picture]}] for picture, question in examples.ask[:1]]
         gr.Examples(lines, self.turn, label="Try one", elem_id="chat-examples")
         outputs = [self.conversation, self.turn, history]

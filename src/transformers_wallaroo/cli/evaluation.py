@@ -52,7 +52,7 @@ def evaluate_shapes(
 
     \b
     wallaroo eval shapes
-    wallaroo eval shapes --checkpoint runs/tiny/stage-4/final --json scores.json
+    wallaroo eval shapes --checkpoint runs/tiny/stage-4-auto/final --json scores.json
     wallaroo eval shapes --task generate --samples 60       a quick look while training
 
     Prints a row a kind with English and Chinese, seen and held-out combinations, and a row a size; of a checkpoint that

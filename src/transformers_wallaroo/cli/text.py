@@ -107,16 +107,17 @@ def chat(
     device: Device = None,
     dtype: DtypeOption = None,
 ) -> None:
-    """Talk about pictures, draw new ones and edit them, turn by turn.
+    """Talk about pictures, draw new ones and edit them, turn by turn: the model chooses what to do.
 
     \b
     wallaroo chat
     wallaroo chat --checkpoint wallaroo-7b --output pictures
-    printf '/draw a red circle\\nwhat color is the circle ?\\n' | wallaroo chat
+    printf 'a red circle\\nwhat color is the circle ?\\nmake the circle blue\\n' | wallaroo chat
 
-    Type a question, or a command: /image PATH shows a picture, /draw PROMPT makes one, /edit PROMPT changes the last
-    one, /save FILE keeps it under another name, /help lists the others. Pictures are saved as they are made. Ctrl-C
-    stops an answer or a picture; at the prompt it ends, as /quit and Ctrl-D do.
+    Ask a question, say what to draw, or what to change in the last picture. Or type a command: /image PATH shows a
+    picture, /draw PROMPT makes one and /edit PROMPT changes the last one whatever the model would choose, /save FILE
+    keeps it under another name, /help lists the others. Pictures are saved as they are made. Ctrl-C stops an answer or
+    a picture; at the prompt it ends, as /quit and Ctrl-D do.
     """
     from ..apps.chat import Chat
 
@@ -127,7 +128,7 @@ def chat(
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # there is none on Windows
             import readline  # noqa: F401 (gives `input` its history and its keys)
-        tell("A question, or a command such as /draw a red circle. /help lists them, /quit ends.")
+        tell("A question, something to draw or to change, or a command: /help lists them, /quit ends.")
     _talk(talk)
 
 

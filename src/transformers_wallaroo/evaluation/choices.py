@@ -33,7 +33,8 @@ def evaluate_choices(
     What was said before a turn is what it should have been, so that each choice is by itself.
 
     Args:
-        samples: how many turns; English and Chinese, and the sizes, come in turns.
+        samples: how many turns; English and Chinese, the sizes, and texts as the world and as people write them, come
+            in turns.
         seed: of the talks; not one of a recipe.
 
     Returns:
@@ -97,6 +98,7 @@ def _turns(seed: int) -> Iterator[tuple[AutoRequest, Turn, str, dict[str, Any]]]
             kind="dialogue",
             language=tuple(LANGUAGES)[spoken],
             bucket=SIZES[number % len(SIZES)],
+            typed=number % 2 == 1,
         )
         yield from _turns_of(sample)
         index += 1
@@ -105,9 +107,10 @@ def _turns(seed: int) -> Iterator[tuple[AutoRequest, Turn, str, dict[str, Any]]]
 def _turns_of(sample: dict[str, Any]) -> Iterator[tuple[AutoRequest, Turn, str, dict[str, Any]]]:
     messages: list[dict[str, Any]] = []
     before: str | None = None
-    for turn in sample["meta"]["turns"]:
+    for turn, said in zip(sample["meta"]["turns"], sample["messages"][::2], strict=True):
         shown = [] if turn.shown is None else [{"type": "image", "image": render(turn.shown)}]
-        messages = [*messages, {"role": "user", "content": [*shown, {"type": "text", "text": turn.text}]}]
+        text = {"type": "text", "text": said["content"].removeprefix("<image>")}
+        messages = [*messages, {"role": "user", "content": [*shown, text]}]
         before = "shown" if shown else before
         kind = {
             "understand": f"ask_{before}",

@@ -16,6 +16,21 @@ from . import phrases
 from .asks import Ask, Look
 from .world import BACKGROUNDS, COLORS, SHAPES, Scene
 
+# How people end a question, and anything else.
+ENDS = {
+    "en": {True: ("?", " ?", ""), False: ("", ".", " .", "!")},
+    "zh": {True: ("？", "?", ""), False: ("", "。", "！")},
+}
+
+
+def as_typed(rng: random.Random, text: str, code: str) -> str:
+    """A text as people type it: with a capital or without, with one end or another."""
+    is_question = text.endswith(("?", "？"))
+    plain = text.rstrip("?？")
+    plain = plain[:1].upper() + plain[1:] if rng.random() < 0.5 else plain
+    return plain + rng.choice(ENDS[code][is_question])
+
+
 # Marks that stand close to the English word before them.
 _CLOSE = re.compile(r" ([,.?:])")
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..prompts_wallaroo import PICTURE_MARKS
 from . import dialogue, editing, generation, understanding
 from .draw import Draw
-from .language import LANGUAGES, get_language
+from .language import LANGUAGES, as_typed, get_language
 from .world import BUCKETS, CELL, GRID, MAX_THINGS, Scene, render
 
 TASKS = ("understand", "generate", "edit")
@@ -49,6 +49,7 @@ def make_sample(
     held_out: bool | None = False,
     bucket: tuple[int, int] | None = None,
     max_things: int = MAX_THINGS,
+    typed: bool = False,
 ) -> dict[str, Any]:
     """One sample for `WallarooDataCollator`, the same for the same arguments on every machine.
 
@@ -61,6 +62,7 @@ def make_sample(
         held_out: see the module.
         bucket: (height, width) in pixels, such as one of `SIZES`; a random one of these by default.
         max_things: things in a scene, beyond those that the kind itself asks for: 1 makes an easy start.
+        typed: what a user says is as people type it, with a capital or without, and with one end or another.
 
     Returns:
         A dict with what the collator takes (`task`; `prompt`, `image`, `height`, `width`; `source_image` of an edit;
@@ -84,10 +86,22 @@ def make_sample(
         draw = Draw(rng, random.Random(plan_seed), wording, spoken, size, held_out, max_things)
         fields = _BUILDERS[task](drawn_kind, draw)
         if fields is not None:
+            if typed:
+                _type(fields, random.Random(f"typed/{task}/{seed}/{index}"), spoken.code)
             return {"task": task, **fields, "kind": drawn_kind, "language": spoken.code, "seed": own_seed}
     raise RuntimeError(
         f"No {drawn_kind!r} sample for {task!r} of {height}x{width} was found in {MAX_ATTEMPTS} attempts."
     )
+
+
+def _type(fields: dict[str, Any], rng: random.Random, code: str) -> None:
+    """Changes what a user says in a sample."""
+    if "prompt" in fields:
+        fields["prompt"] = as_typed(rng, fields["prompt"], code)
+    for message in fields.get("messages", ()):
+        if message["role"] == "user":
+            before, placeholder, said = message["content"].rpartition("<image>")
+            message["content"] = before + placeholder + as_typed(rng, said, code)
 
 
 def _check(task: str, kind: str | Sequence[str] | None, held_out: bool | None, bucket: tuple[int, int] | None) -> None:
@@ -185,7 +199,7 @@ class ShapesDataset(Sequence[dict[str, Any]]):
         task, seed: see `make_sample`; sample `i` is `make_sample(task, start + i, seed, ...)`.
         length: how many samples there are.
         start: index of the first.
-        kind, language, held_out, bucket, max_things: see `make_sample`.
+        kind, language, held_out, bucket, max_things, typed: see `make_sample`.
     """
 
     task: str
@@ -197,6 +211,7 @@ class ShapesDataset(Sequence[dict[str, Any]]):
     held_out: bool | None = False
     bucket: tuple[int, int] | None = None
     max_things: int = MAX_THINGS
+    typed: bool = False
 
     def __post_init__(self) -> None:
         _check(self.task, self.kind, self.held_out, self.bucket)
@@ -220,4 +235,5 @@ class ShapesDataset(Sequence[dict[str, Any]]):
             held_out=self.held_out,
             bucket=self.bucket,
             max_things=self.max_things,
+            typed=self.typed,
         )

@@ -332,7 +332,7 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
     options: dict[str, Any] = {"dtype": torch.float32, **load_options}
     if config.attention is not None:
         options["attn_implementation"] = config.attention
-    for name in ("source_positions", "shared_image_head", "decides_edits"):
+    for name in ("source_positions", "shared_image_head"):
         if getattr(config, name) is not None:
             options[name] = getattr(config, name)
     set_seed(config.seed)
@@ -362,8 +362,9 @@ def load_parts(config: StageConfig, **load_options: Any) -> tuple[WallarooForCon
             if target in parts:
                 parts[target].load_state_dict(parts[source].state_dict())
                 created.append(target)
-    if config.row_ends is not None:
-        model.config.row_ends = config.row_ends
+    for name in ("row_ends", "decides_edits"):
+        if getattr(config, name) is not None:
+            setattr(model.config, name, getattr(config, name))
     return model, sorted(set(created))
 
 
@@ -373,7 +374,6 @@ def with_vq_model(
     """The model with another VQ tokenizer, and new adapters and heads for its codes."""
     values = model.config.to_dict()
     values["vq_config"] = vq_model.config.to_dict()
-    values["vq_config"].pop("_name_or_path", None)  # where it lay on this machine
     config = WallarooConfig.from_dict(values)
     config._attn_implementation = model.config._attn_implementation
     torch.manual_seed(seed)
