@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
+from transformers.utils import ModelOutput
 
-from .auto_wallaroo import WallarooAutoOutput
 from .image_grid_wallaroo import EDIT, GENERATE
 
 
@@ -48,7 +48,8 @@ class WallarooPipeline(AnyToAnyPipeline):
 
     def postprocess(self, model_outputs, **kwargs: Any):
         generated = model_outputs["generated_sequence"]
-        if isinstance(generated, WallarooAutoOutput):
+        # A `WallarooAutoOutput`, whose class does not outlast the way here.
+        if isinstance(generated, ModelOutput) and "answers" in generated:
             given = model_outputs["prompt_text"]
             texts = [given] if isinstance(given, (str, Chat)) else given
             return [

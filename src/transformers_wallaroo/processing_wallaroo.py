@@ -717,7 +717,7 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
 
     def post_process_auto(self, outputs: Any) -> list[list[str | Image.Image]]:
         """The answers of `generate(task="auto")`, each a list of texts and pictures in their order."""
-        return [[self.read_part(part) for part in answer] for answer in outputs.answers]
+        return [[self.read_part(part) for part in answer] for answer in outputs["answers"]]
 
     def read_part(self, part: Any) -> str | Image.Image:
         """Text or picture of a part of an answer, see `AnswerPart`."""

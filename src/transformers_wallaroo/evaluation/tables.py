@@ -32,13 +32,13 @@ def report_text(report: Mapping[str, Any]) -> str:
     """The tables of a report as `ShapesReport.to_dict` gives it."""
     parts = [_task_text(report, task) for task in report["overall"]]
     if report.get("choices"):
-        parts.append(_choices(report["choices"]))
+        parts.append(choices_text(report["choices"]))
     parts.append("Sizes (height x width)\n\n" + _sizes(report))
     parts.append(_notes(report))
     return "\n\n".join(parts)
 
 
-def _choices(choices: Mapping[str, Any]) -> str:
+def choices_text(choices: Mapping[str, Any]) -> str:
     """A row for each kind of request."""
     groups = {**choices["kinds"], **{LANGUAGES[name]: own for name, own in choices["languages"].items()}}
     rows = [
@@ -124,4 +124,4 @@ def _notes(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["number", "report_text", "table"]
+__all__ = ["choices_text", "number", "report_text", "table"]
