@@ -79,6 +79,20 @@ def test_pictures_that_cannot_be_read(tmp_path):
         page.open_picture(tmp_path / "a.png", "")
 
 
+def test_pictures_that_are_too_large(tmp_path, monkeypatch):
+    """Known before anything is decoded."""
+    Image.new("1", (4097, 4096)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"^large\.png has 4097 x 4096 pixels, but a picture may have 16777216"):
+        page.open_picture(tmp_path / "large.png", "")
+    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"^large\.png is larger than the 1000 bytes"):
+        page.open_picture(tmp_path / "large.png", "")
+    Image.effect_noise((20, 20), 80).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.png.* holds a picture that cannot be decoded"):
+        page.open_picture(tmp_path / "cut.png", "")
+
+
 def test_errors_are_sentences():
     assert page.sentence(ValueError("`height` must\n be 16")) == "height must be 16"
     assert page.sentence(torch.OutOfMemoryError("CUDA ...")).startswith("There is not enough memory for this")

@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..image_processing_wallaroo import to_rgb
 from .engine import Engine, ImageJob, MadeImage
-from .pictures import save_picture
+from .pictures import MAX_PIXELS, check_picture, save_picture
+from .sizes import parse_size, write_size
 
 # What a visitor may do wrong, or what the machine may lack; it is told in a sentence. All else is a defect.
 TOLD = (ValueError, OSError, RuntimeError)
@@ -30,6 +31,8 @@ MAX_SIDES = 4
 MAX_SEED = 2**53 - 1
 # Pictures of a session that its history keeps.
 MAX_KEPT = 60
+# Of a picture that comes in; no PNG within the limit of pixels, such as a result that is edited further, is larger.
+MAX_BYTES = 4 * MAX_PIXELS
 # Seconds between two signs of life of work that has nothing to tell. The page cannot stop what gives none.
 PULSE = 0.25
 
@@ -62,7 +65,8 @@ def size_choices(engine: Engine, *, edit: bool) -> list[tuple[str, str]]:
     choices = [("as the picture", AS_SOURCE)] if edit else []
     for height, width in engine.usual_sizes:
         divisor = gcd(width, height)
-        choices.append((f"{width} × {height}  ({width // divisor}:{height // divisor})", f"{width}x{height}"))
+        label = f"{width} × {height}  ({width // divisor}:{height // divisor})"
+        choices.append((label, write_size(height, width)))
     return [*choices, ("custom …", CUSTOM)]
 
 
@@ -102,8 +106,7 @@ def _size(engine: Engine, form: Form) -> tuple[int | None, int | None]:
     if form.size == AS_SOURCE:
         return None, None
     if form.size != CUSTOM:
-        width, _, height = form.size.partition("x")
-        return int(height), int(width)
+        return parse_size(form.size, engine.cell, engine.usual_sizes)
     most = max_side(engine)
     for side in (form.width, form.height):
         if side is None or side != int(side) or side % engine.cell or not engine.cell <= side <= most:
@@ -126,7 +129,7 @@ def form_of(engine: Engine, info: dict[str, Any]) -> Form:
     known = (info["height"], info["width"]) in engine.usual_sizes
     return Form(
         prompt=info["prompt"],
-        size=f"{info['width']}x{info['height']}" if known else CUSTOM,
+        size=write_size(info["height"], info["width"]) if known else CUSTOM,
         width=info["width"],
         height=info["height"],
         negative_prompt=info["negative_prompt"],
@@ -140,10 +143,8 @@ def open_picture(path: str | Path | None, missing: str) -> Image.Image:
     """The picture of an upload, upright and RGB; a `ValueError` that says `missing` where there is none."""
     if path is None:
         raise ValueError(missing)
-    try:
-        return to_rgb(str(path))
-    except ValueError as error:
-        raise ValueError(f"{Path(path).name} is no picture that can be read. PNG, JPEG and WebP can.") from error
+    path = Path(path)
+    return to_rgb(check_picture(path, path.name, max_bytes=MAX_BYTES)(), path.name)
 
 
 def sentence(error: BaseException) -> str:
