@@ -2,6 +2,7 @@
 """What the web page does, without gradio: forms, the work beside its reader, what is kept, and examples."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_a_form_becomes_jobs(engine):
     source = Image.new("RGB", (10, 10))
     [edit] = page.jobs_of(engine, Form("a", AS_SOURCE), source)
     assert edit.source is source and edit.height is None
+    region, kept = Image.new("L", (10, 10), 255), {"original_size": True, "keep_source": True}
+    form = Form("a", AS_SOURCE, guidance=2, by_picture=True, image_guidance=3, **kept)
+    [edit] = page.jobs_of(engine, form, source, region)
+    assert edit.region_mask is region and edit.original_size and edit.keep_source
+    assert edit.sampling == {"guidance_scale": 2.0, "image_guidance_scale": 3.0}
+    [edit] = page.jobs_of(engine, replace(form, by_picture=False, keep_source=False), source)
+    assert edit.sampling == {"guidance_scale": 2.0} and edit.region_mask is None
+    with pytest.raises(ValueError, match="outside of a region, add a region mask"):
+        page.jobs_of(engine, form, source)
     seeds = {page.jobs_of(engine, Form("a", "64x64"))[0].seed for _ in range(5)}
     assert len(seeds) == 5 and all(0 <= seed < 2**31 for seed in seeds)
 

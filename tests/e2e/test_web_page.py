@@ -139,6 +139,34 @@ def test_a_picture_is_edited(visitor, screenshot):
     visitor.wait(lambda: shown(visitor, "#edit-source") and picture_hash(shown(visitor, "#edit-source")[0]) in seen)
 
 
+def test_an_edit_keeps_what_it_should(visitor, tmp_path):
+    source = make_sample("edit", 2, 30260, kind="background", language="zh", bucket=(64, 64))["source_image"]
+    source = source.resize((100, 60))
+    mask = Image.new("L", source.size)
+    mask.paste(255, (0, 0, 50, 60))
+    source.save(tmp_path / "source.png")
+    mask.save(tmp_path / "mask.png")
+    visitor.tab("Edit")
+    visitor.upload("#edit-source", tmp_path / "source.png")
+    visitor.wait(lambda: visitor.images("#edit-source"))
+    visitor.write("#edit-prompt", "make the background black")
+    fixed_seed(visitor, "#edit-panel", 1)
+    visitor.press("#edit-kept button")
+    for label in ("Keep the source's size", "Guidance by the picture", "Keep its pixels outside of the mask"):
+        visitor.press(visitor.labelled("#edit-kept", label))
+    visitor.set_number("#edit-kept", "Image guidance", 2)
+    visitor.upload("#edit-mask", tmp_path / "mask.png")
+    visitor.wait(lambda: visitor.images("#edit-mask"))
+    visitor.press("#edit-start")
+    visitor.wait(lambda: visitor.text("#edit-status").startswith("Seed 1 "))
+    assert visitor.text("#edit-status").endswith("by the picture 2")
+    visitor.wait(lambda: len(visitor.images("#edit-result")) == 2)
+    seen = [picture.convert("RGB") for picture in shown(visitor, "#edit-result")]
+    assert [picture.size for picture in seen] == [(100, 60)] * 2
+    right, whole = ({picture.crop(box).tobytes() for picture in seen} for box in ((50, 0, 100, 60), (0, 0, 100, 60)))
+    assert len(right) == 1 and len(whole) == 2
+
+
 def test_a_conversation_draws_edits_and_answers(visitor, screenshot):
     visitor.tab("Chat")
     say(visitor, "/draw a blue star on a white background")
