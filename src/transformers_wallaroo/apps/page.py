@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .. import wording
 from ..image_processing_wallaroo import to_rgb
 from .engine import Engine, ImageJob, MadeImage
 from .pictures import MAX_PIXELS, check_picture, save_picture
@@ -174,7 +175,7 @@ def sentence(error: BaseException) -> str:
     """What went wrong, for someone who looks at the page."""
     if isinstance(error, torch.OutOfMemoryError):
         return "There is not enough memory for this. Take a smaller size or fewer pictures."
-    return " ".join(str(error).replace("`", "").split()) or type(error).__name__
+    return wording.sentence(error).replace("`", "")
 
 
 # ---------------------------------------------------------------------- what a visitor has
