@@ -95,7 +95,7 @@ def test_an_edit_keeps_what_it_should(page, session, source, tmp_path):
     assert after.crop(box).tobytes() == before.crop(box).tobytes() and after.tobytes() != before.tobytes()
     (tmp_path / "mask.png").unlink()
     back = page.again(session, event(0))
-    assert [back[field] for field in edit.settings.fields] == [*SETTINGS, *kept]
+    assert [back[field] for field in edit.settings.fields] == ["64x32", 64, 32, *SETTINGS[3:], *kept]
     assert Image.open(back[edit.settings.mask]).tobytes() == mask.tobytes()
     small = tmp_path / "small.png"
     Image.new("L", (9, 9), 255).save(small)
