@@ -14,6 +14,7 @@ from transformers_wallaroo.shapes import make_sample
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 gr = pytest.importorskip("gradio", reason="gradio wants an older Pillow than `make test` pins: `make test-e2e`")
 
+NO_MASK = "To keep the picture's own pixels outside of a region, add a region mask."
 # size, width, height, count, negative prompt, guidance, seed, new seed
 SETTINGS = ("64x32", 64, 64, 1, "", 1.5, 7, False)
 
@@ -134,7 +135,7 @@ def test_an_answer_comes_in_pieces(page, source):
         ("draw", ("", *SETTINGS), "Say what to draw."),
         ("edit", (None, None, "make it red", *SETTINGS), "Add the picture that is to be changed."),
         ("edit", ("source", None, "", *SETTINGS), "Say what to change."),
-        ("edit", ("source", None, "make it red", *SETTINGS, False, 1.5, False, True), "add a region mask"),
+        ("edit", ("source", None, "make it red", *SETTINGS, False, 1.5, False, True), NO_MASK),
     ],
 )
 def test_errors_are_told_and_change_nothing_else(page, session, source, tab, arguments, message):

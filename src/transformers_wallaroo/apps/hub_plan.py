@@ -297,9 +297,9 @@ def _without_paths(info: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(batch, Mapping) and isinstance(batch.get("others"), list):
         others = [_without_paths(other) if isinstance(other, Mapping) else other for other in batch["others"]]
         told["batch"] = {**batch, "others": others}
-    name = told.get("checkpoint")
-    if isinstance(name, str) and (not HUB_NAME.fullmatch(name) or Path(name).exists()):
-        told["checkpoint"] = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    checkpoint = told.get("checkpoint")
+    if isinstance(checkpoint, str) and (not HUB_NAME.fullmatch(checkpoint) or Path(checkpoint).exists()):
+        told["checkpoint"] = re.split(r"[/\\]", checkpoint.rstrip("/\\"))[-1]
     return told
 
 

@@ -129,11 +129,11 @@ def transparent_region(mask: Image.Image, name: str = "mask") -> Callable[[], Im
         mask = (mask.convert("LA") if mask.mode == "La" else mask).convert("RGBA" if has_alpha else "RGB")
     except BROKEN as error:
         raise ValueError(f"`{name}` cannot be decoded, it is truncated or corrupt: {error}.") from error
-    if not has_alpha or mask.getchannel("A").getextrema()[0] > 0:
+    region = np.asarray(mask.getchannel("A")) == 0 if has_alpha else np.zeros(1, dtype=bool)
+    if not region.any():
         raise ValueError(f"`{name}` must have fully transparent pixels, which say where to edit, but has none.")
-    region = mask.getchannel("A").point(lambda alpha: 255 * (alpha == 0), "1")
     file = io.BytesIO()
-    region.save(file, format="PNG")
+    Image.fromarray(region).save(file, format="PNG")
     return lambda: Image.open(io.BytesIO(file.getvalue()))
 
 

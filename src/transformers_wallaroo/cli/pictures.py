@@ -70,7 +70,7 @@ TopK = Annotated[int | None, typer.Option(min=1, metavar="N", help="Sample from 
 TopP = Annotated[float | None, typer.Option(min=0.001, max=1, metavar="X", help="Sample from this much probability.")]
 Speculative = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Guess N codes at each step, such as 16: faster, the same quality."),
+    typer.Option(min=1, metavar="N", help="Guess N codes at each step, 16 say, 64 at most: faster, the same quality."),
 ]
 Batch = Annotated[
     Path | None,
