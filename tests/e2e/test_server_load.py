@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "serve_load.py"
-CLIENTS, SECONDS, QUEUE = 64, 9, 16
+CLIENTS, SECONDS, QUEUE = 64, 7, 16
 # Megabytes: what the last third may lie above the one before it, and the most above the start of the load.
 GROWTH, PEAK = 40, 300
 
