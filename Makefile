@@ -37,7 +37,7 @@ test-lmms: .venv-lmms/.installed  ## the plug-in within the real lmms-eval, in .
 	.venv-lmms/bin/python -m pytest tests/evaluation/test_lmms.py tests/evaluation/test_lmms_plugin.py \
 	    tests/evaluation/test_answering.py
 
-test-e2e: .venv-e2e/.installed  ## the web page in a headless Chromium (Debian: chromium and chromium-driver)
+test-e2e: .venv-e2e/.installed  ## the web page in a headless Chromium (Debian: chromium, chromium-driver), the server under load
 	.venv-e2e/bin/python -m pytest tests/e2e tests/apps/test_web.py tests/cli/test_web_command.py
 
 lint: $(VENV)/.installed  ## ruff (rules and format) and mypy

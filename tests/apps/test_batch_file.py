@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from transformers_wallaroo.apps import save_picture
 from transformers_wallaroo.apps.batch import Jobs, pending, read_batch
+from transformers_wallaroo.image_processing_wallaroo import to_mask
 from transformers_wallaroo.shapes import make_sample
 
 
@@ -17,6 +19,7 @@ def write(tmp_path):
         texts = [line if isinstance(line, str) else json.dumps(line, ensure_ascii=False) for line in lines]
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
         make_sample("edit", 1, 5)["source_image"].save(path.parent / "source.png")
+        Image.new("L", (7, 7), 255).save(path.parent / "small.png")
         return path
 
     return write
@@ -31,15 +34,50 @@ def test_lines_become_jobs(write, engine, tmp_path):
     )
     defaults = {"size": "32x64", "seed": 100, "negative": "blue"}
     first, second, third = read_batch(path, engine, tmp_path / "out", defaults=defaults, sampling={"top_k": 5})
-    assert (first.job.height, first.job.width, first.job.seed, first.job.negative_prompt) == (48, 64, 9, "red")
+    own = first.read()
+    assert (own.height, own.width, own.seed, own.negative_prompt) == (48, 64, 9, "red")
     assert first.output == tmp_path / "out" / "sub" / "stars.png" and first.number == 1
-    assert (second.number, second.job.seed, second.output.name) == (3, 102, "list-0003.png")
-    assert (second.job.height, second.job.width, second.job.negative_prompt) == (64, 32, "blue")
-    assert third.job.aspect_ratio == "1:2" and third.job.height is None  # its own shape, not the size of all
-    assert third.job.source is not None and third.job.source_path == str(path.parent / "source.png")
-    assert third.request.source is None  # the pixels of many lines are not kept
-    assert Jobs([first, third])[1].source.size == Jobs([third])[:][0].source.size == third.job.source.size
-    assert first.job.sampling == third.job.sampling == {"top_k": 5}
+    own = second.read()
+    assert (second.number, own.seed, second.output.name) == (3, 102, "list-0003.png")
+    assert (own.height, own.width, own.negative_prompt) == (64, 32, "blue")
+    own = third.read()
+    assert own.aspect_ratio == "1:2" and own.height is None  # its own shape, not the size of all
+    assert own.source is not None and own.source_path == str(path.parent / "source.png")
+    assert third.read().source is not own.source  # the pixels of many lines are not kept
+    assert Jobs([first, third])[1].source.size == Jobs([third])[:][0].source.size == own.source.size
+    assert first.read().sampling == own.sampling == {"top_k": 5}
+
+
+def test_what_an_edit_keeps(write, engine, tmp_path):
+    edit = {"prompt": "remove the star", "image": "source.png"}
+    path = write(
+        {**edit, "mask": "mask.png", "keep_source": True, "image_guidance": 2.5}, {**edit, "original_size": True}, edit
+    )
+    mask = Image.new("L", Image.open(path.parent / "source.png").size)
+    mask.paste(255, (0, 0, 16, 16))
+    mask.save(path.parent / "mask.png")
+    sampling = {"image_guidance_scale": 1.0, "top_k": 5}
+    first, second, third = (line.read() for line in read_batch(path, engine, tmp_path / "out", sampling=sampling))
+    assert first.sampling == {"image_guidance_scale": 2.5, "top_k": 5} and second.sampling == sampling
+    assert to_mask(first.region_mask).sum() == 256 and first.mask_path == str(path.parent / "mask.png")
+    assert (first.keep_source, first.original_size) == (True, False) and second.original_size
+    assert third.region_mask is None and not third.original_size and not third.keep_source
+    # Those of all lines are for lines that do not say otherwise.
+    defaults = {"mask": "mask.png", "keep_source": True, "original_size": True}
+    [line] = read_batch(write(edit), engine, tmp_path / "out", defaults=defaults)
+    job = line.read()
+    assert job.keep_source and job.original_size and to_mask(job.region_mask).sum() == 256
+    # Another mask, or none, is another picture.
+    [made] = engine.make([job])
+    save_picture(made.picture, line.output, made.info)
+    assert read_batch(write(edit), engine, tmp_path / "out", defaults=defaults)[0].done
+    for other in ({}, {"mask": "mask.png", "original_size": True}, {"mask": "mask.png", "keep_source": True}):
+        with pytest.raises(ValueError, match="is there already and is another"):
+            read_batch(write(edit), engine, tmp_path / "out", defaults=other)
+    mask.paste(255, (0, 0, 20, 20))
+    mask.save(path.parent / "mask.png")
+    with pytest.raises(ValueError, match="is there already and is another"):
+        read_batch(write(edit), engine, tmp_path / "out", defaults=defaults)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +98,14 @@ def test_lines_become_jobs(write, engine, tmp_path):
             {"prompt": "a", "image": "none.png"},
             r"line 2: `image` must be the file of a picture, but .*none.png does not",
         ),
+        ({"prompt": "a", "mask": "source.png"}, r"line 2: `mask` is for edits, but the line has no `image`"),
+        ({"prompt": "a", "image_guidance": 2}, r"line 2: `image_guidance` is for edits, but the line has no `image`"),
+        ({"prompt": "a", "image_guidance": -1}, r"line 2: `image_guidance` must be a number from 0 on, but got -1"),
+        ({"prompt": "a", "image_guidance": True}, r"line 2: `image_guidance` must be a number from 0 on, but got true"),
+        ({"prompt": "a", "keep_source": 1}, r"line 2: `keep_source` must be true or false, but got 1"),
+        ({"prompt": "a", "image": "source.png", "keep_source": True}, r"line 2: `keep_source` needs a `mask`"),
+        ({"prompt": "a", "image": "source.png", "mask": "none.png"}, r"line 2: `mask` must be .*none.png does not"),
+        ({"prompt": "a", "image": "source.png", "mask": "small.png"}, r"line 2: `mask` must have the size of its"),
         ({"prompt": "a", "output": "a.jpg"}, r"line 2: `output` must end in .png, but got 'a.jpg'"),
         ({"prompt": "a", "output": "one.png"}, r"line 2: `output` is that of line 1, .*one.png"),
         ({"prompt": "a <|im_end|>"}, r"line 2: `prompt` holds the special token"),
@@ -77,7 +123,7 @@ def test_edits_need_a_picture(write, engine, tmp_path):
     with pytest.raises(ValueError, match=r"line 1: `image` is missing, the picture to edit"):
         read_batch(path, engine, tmp_path, needs_image=True)
     [line] = read_batch(path, engine, tmp_path, needs_image=True, defaults={"image": "source.png"})
-    assert line.job.task.name == "edit"
+    assert line.read().task.name == "edit"
 
 
 def test_other_files_are_refused(write, engine, tmp_path):
@@ -94,7 +140,7 @@ def test_finished_pictures_are_kept_and_others_protected(write, engine, tmp_path
     path = write({"prompt": "a red circle"}, {"prompt": "remove the star", "image": "source.png"}, {"prompt": "b"})
     lines = read_batch(path, engine, tmp_path)
     for line in lines[:2]:
-        [made] = engine.make([line.job])
+        [made] = engine.make([line.read()])
         save_picture(made.picture, line.output, made.info)
     again = read_batch(path, engine, tmp_path)
     assert [line.done for line in again] == [True, True, False] and pending(again) == again[2:]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from transformers_wallaroo import embedded, tiny_path
 from transformers_wallaroo.apps import AnswerEnd, ImageJob, Stopped
+from transformers_wallaroo.apps.engine import MAX_WINDOW
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.evaluation.shapes import question_of
 from transformers_wallaroo.shapes import make_sample
@@ -269,3 +270,9 @@ def test_pictures_may_be_of_other_modes(engine):
     source = Image.new("RGBA", (64, 64), (255, 0, 0, 128))
     [made] = engine.make([ImageJob("remove the red circle", source=source, seed=6)])
     assert made.picture.mode == "RGB"
+
+
+def test_windows_have_an_end():
+    assert ImageJob("a", sampling={"speculative_window": MAX_WINDOW}).sampling["speculative_window"] == 64
+    with pytest.raises(ValueError, match="`speculative_window` must be at most 64 codes, but got 65: memory grows"):
+        ImageJob("a", sampling={"speculative_window": MAX_WINDOW + 1})

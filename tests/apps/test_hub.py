@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Pushing to a Hub in this process: what arrives, what its card says, and that it loads from there as what it was."""
 
+import io
 import json
 import os
 import re
@@ -14,12 +15,13 @@ import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import save_file
 
 import transformers_wallaroo
 from transformers_wallaroo.apps import hub as hub_module
 from transformers_wallaroo.apps.hub import plan_push, push, push_to_hub
 from transformers_wallaroo.apps.hub_plan import readable_size
-from transformers_wallaroo.apps.pictures import save_picture
+from transformers_wallaroo.apps.pictures import picture_hash, read_picture_info, save_picture
 from transformers_wallaroo.embedded import load_checkpoint
 
 from fake_hub import READ_ONLY, hub_of_this_process
@@ -179,6 +181,15 @@ def test_an_adapter_names_the_commit_of_its_base(pushed):
 
 # ------------------------------------------------------------------ pushing again
 
+# What no push of ours has made, or will.
+MINE = {
+    "notes.txt": b"my",
+    "older/model.safetensors": b"my",
+    "older/modeling_wallaroo.py": b"my",
+    "adapter_extra.safetensors": b"my",
+    "model-best.safetensors": b"my",
+}
+
 
 @pytest.fixture
 def server(tmp_path):
@@ -190,6 +201,21 @@ def server(tmp_path):
 def small(converted, tmp_path) -> Path:
     """A small checkpoint that a test may spoil."""
     return Path(shutil.copytree(converted, tmp_path / "small"))
+
+
+@pytest.fixture
+def adapter_of(tmp_path):
+    """A LoRA adapter in a folder, of a base on the Hub."""
+
+    def save(base: str) -> Path:
+        path = tmp_path / "adapter"
+        path.mkdir()
+        config = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 1, "lora_alpha": 1}
+        (path / "adapter_config.json").write_text(json.dumps(config))
+        save_file({"lora_A.weight": torch.zeros(1, 2)}, path / "adapter_model.safetensors")
+        return path
+
+    return save
 
 
 def test_pushing_the_same_again_changes_nothing(server, small):
@@ -208,11 +234,66 @@ def test_what_an_older_push_left_is_gone(server, small):
     server.repositories["me/a"].commit(
         "main",
         "old",
-        {**head, "model-00001-of-00002.safetensors": b"old", "old_wallaroo.py": b"old", "notes.txt": b"my"},
+        {
+            **head,
+            "model-00001-of-00002.safetensors": b"old",
+            "model.safetensors.index.json": b"old",
+            "old_wallaroo.py": b"old",
+            **MINE,
+        },
     )
     push(plan_push(small, "me/a", **LICENSE), update=True)
     files = server.repositories["me/a"].files()
-    assert files.keys() - head.keys() == {"notes.txt"} and head.keys() <= files.keys()
+    assert files.keys() - head.keys() == MINE.keys() and head.keys() <= files.keys()
+
+
+def test_an_adapter_takes_nothing_of_a_checkpoint_away(server, small, adapter_of):
+    push(plan_push(small, "me/a", **LICENSE))
+    push(plan_push(small, "me/b", **LICENSE))
+    shards = {"model-00001-of-00002.safetensors": b"one", "model-00002-of-00002.safetensors": b"two", **MINE}
+    repository = server.repositories["me/b"]
+    repository.commit("main", "shards", {**repository.files(), **shards})
+    before = repository.files()
+    push(plan_push(adapter_of("me/a"), "me/b", **LICENSE), update=True)
+    after = repository.files()
+    assert after.keys() - before.keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    assert all(after[name] == content for name, content in before.items() if name != "README.md")
+
+
+def test_pictures_go_without_paths(server, small):
+    private = "/home/ann/secret"
+    source, other = ({"path": f"{private}/{name}.png", "sha256": name * 8} for name in "ab")
+    info = {
+        "prompt": "make it red",
+        "source": source,
+        "region_mask": {"path": "mask.png", "sha256": "c"},
+        "checkpoint": f"{private}/final/",
+        "batch": {"index": 0, "size": 2, "others": [{"prompt": "x", "source": other}]},
+    }
+    picture = Image.effect_noise((20, 12), 80).convert("RGB")
+    save_picture(picture, small / "samples" / "edit.png", info)
+    save_picture(picture, small / "samples" / "draw.png", {"prompt": "a red star", "checkpoint": "me/tiny"})
+    (small / "samples" / "broken.png").write_bytes(b"broken")
+    plan = plan_push(small, "me/a", **LICENSE)
+    assert re.search(r"samples/edit.png .* sent \(without local paths\)\n", str(plan))
+    assert plan.as_json()["cleaned"] == ["samples/edit.png"]
+    first = push(plan)
+    files = server.repositories["me/a"].files()
+    told = read_picture_info(io.BytesIO(files["samples/edit.png"]))
+    assert told == {
+        "prompt": "make it red",
+        "source": {"sha256": "aaaaaaaa"},
+        "region_mask": {"sha256": "c"},
+        "checkpoint": "final",
+        "batch": {"index": 0, "size": 2, "others": [{"prompt": "x", "source": {"sha256": "bbbbbbbb"}}]},
+    }
+    assert picture_hash(Image.open(io.BytesIO(files["samples/edit.png"]))) == picture_hash(picture)
+    assert not [name for name, content in files.items() if b"secret" in content]
+    assert files["samples/draw.png"] == (small / "samples" / "draw.png").read_bytes()
+    assert read_picture_info(small / "samples" / "edit.png") == info, "the folder stays as it is"
+    commits = list(server.repositories["me/a"].commits)
+    assert push(plan_push(small, "me/a", **LICENSE), update=True) == first
+    assert server.repositories["me/a"].commits == commits
 
 
 def test_a_branch_of_its_own(server, small):

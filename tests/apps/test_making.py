@@ -1,11 +1,14 @@
 """Many pictures: batches, the bar, and the preview."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from transformers_wallaroo.apps import ImageJob, making, read_picture_info, save_picture
 from transformers_wallaroo.apps.making import GAP, PAPER, check_preview, make_in_batches
 from transformers_wallaroo.apps.pictures import picture_hash
+from transformers_wallaroo.shapes import make_sample
 
 JOBS = [
     ImageJob("a red circle", height=32, width=64, seed=1),
@@ -20,6 +23,25 @@ def test_batches_are_those_of_the_engine(engine):
     expected = [*engine.make(JOBS[:2]), *engine.make(JOBS[2:])]
     for (_, one), other in zip(made, expected, strict=True):
         assert picture_hash(one.picture) == picture_hash(other.picture) and one.info == other.info
+
+
+def test_a_batch_has_one_sampling(engine, monkeypatch):
+    calls = []
+    real = engine.make
+    monkeypatch.setattr(engine, "make", lambda jobs, **options: calls.append(len(jobs)) or real(jobs, **options))
+    greedy = [replace(job, sampling={"do_sample": False}) for job in JOBS]
+    made = list(make_in_batches(engine, [*JOBS[:2], *greedy], batch_size=4))
+    assert calls == [2, 3] and [index for index, _ in made] == [0, 1, 2, 3, 4]
+    assert picture_hash(made[4][1].picture) == picture_hash(real(greedy)[2].picture)
+
+
+def test_an_edit_in_its_own_size_keeps_to_its_place(engine, tmp_path):
+    source = make_sample("edit", 1, 5)["source_image"].resize((100, 100))
+    jobs = [ImageJob("remove it", source, height=32, width=32, original_size=True), replace(JOBS[1], height=32)]
+    made = dict(make_in_batches(engine, jobs, batch_size=2, preview=tmp_path / "p.png"))
+    sheet = Image.open(tmp_path / "p.png")
+    assert made[0].picture.size == (100, 100) and sheet.size == (32 + GAP + 32, 32)
+    assert picture_hash(sheet.crop((32 + GAP, 0, 64 + GAP, 32))) == picture_hash(made[1].picture)
 
 
 def test_pictures_come_when_their_batch_is_finished(engine, monkeypatch):

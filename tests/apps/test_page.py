@@ -2,6 +2,7 @@
 """What the web page does, without gradio: forms, the work beside its reader, what is kept, and examples."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def test_a_form_becomes_jobs(engine):
     source = Image.new("RGB", (10, 10))
     [edit] = page.jobs_of(engine, Form("a", AS_SOURCE), source)
     assert edit.source is source and edit.height is None
+    region, kept = Image.new("L", (10, 10), 255), {"original_size": True, "keep_source": True}
+    form = Form("a", AS_SOURCE, guidance=2, by_picture=True, image_guidance=3, **kept)
+    [edit] = page.jobs_of(engine, form, source, region)
+    assert edit.region_mask is region and edit.original_size and edit.keep_source
+    assert edit.sampling == {"guidance_scale": 2.0, "image_guidance_scale": 3.0}
+    [edit] = page.jobs_of(engine, replace(form, by_picture=False, keep_source=False), source)
+    assert edit.sampling == {"guidance_scale": 2.0} and edit.region_mask is None
+    with pytest.raises(ValueError, match="outside of a region, add a region mask"):
+        page.jobs_of(engine, form, source)
     seeds = {page.jobs_of(engine, Form("a", "64x64"))[0].seed for _ in range(5)}
     assert len(seeds) == 5 and all(0 <= seed < 2**31 for seed in seeds)
 
@@ -77,6 +87,20 @@ def test_pictures_that_cannot_be_read(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"^a\.png is no picture that can be read"):
         page.open_picture(tmp_path / "a.png", "")
+
+
+def test_pictures_that_are_too_large(tmp_path, monkeypatch):
+    """Known before anything is decoded."""
+    Image.new("1", (4097, 4096)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"^large\.png has 4097 x 4096 pixels, but a picture may have 16777216"):
+        page.open_picture(tmp_path / "large.png", "")
+    monkeypatch.setattr(page, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"^large\.png is larger than the 1000 bytes"):
+        page.open_picture(tmp_path / "large.png", "")
+    Image.effect_noise((20, 20), 80).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.png.* holds a picture that cannot be decoded"):
+        page.open_picture(tmp_path / "cut.png", "")
 
 
 def test_errors_are_sentences():

@@ -4,11 +4,12 @@
 import io
 import os
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from transformers_wallaroo.apps import open_picture, read_picture_info, save_picture
-from transformers_wallaroo.apps.pictures import picture_hash, write_png
+from transformers_wallaroo.apps.pictures import TooManyBytes, check_picture, picture_hash, transparent_region, write_png
 
 PICTURE = Image.effect_noise((20, 12), 80).convert("RGB")
 INFO = {"prompt": "一只红色的袋鼠", "seed": 7, "sampling": {"guidance_scale": 3.0}}
@@ -94,3 +95,46 @@ def test_what_is_no_picture_is_named(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"`--image` must be the file of a picture, but .*{reason}"):
             open_picture(tmp_path / name, "--image")
+
+
+def test_limits_are_asked_of_file_and_header(tmp_path, monkeypatch):
+    path = save_picture(PICTURE, tmp_path / "a.png")
+    data = path.read_bytes()
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    for file in (path, data):
+        first, second = (check_picture(file, "it", max_bytes=len(data), max_pixels=240)() for _ in range(2))
+        assert first is not second and first.size == second.size == (20, 12)
+        with pytest.raises(TooManyBytes, match=f"^it is larger than the {len(data) - 1} bytes that a picture may have"):
+            check_picture(file, "it", max_bytes=len(data) - 1)
+        with pytest.raises(ValueError, match=r"^it has 20 x 12 pixels, but a picture may have 239\. Send it smaller"):
+            check_picture(file, "it", max_bytes=len(data), max_pixels=239)
+    with pytest.raises(ValueError, match=r"^it is no picture that can be read\. Send PNG, JPEG, WebP, GIF or BMP"):
+        check_picture(data[:20], "it", max_bytes=len(data))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "La", "P"])
+def test_fully_transparent_pixels_are_the_region(mode):
+    mask = Image.new("RGBA", (4, 2), "#00000001")
+    mask.paste((255, 255, 255, 0), (0, 0, 2, 2))
+    if mode == "P":  # as a GIF has it
+        mask = Image.new("P", (4, 2))
+        mask.paste(1, (0, 0, 2, 2))
+        mask.info["transparency"] = 1
+    else:
+        mask = mask.convert("LA").convert(mode)
+    opened = transparent_region(mask)
+    assert opened() is not opened() and opened().mode == "1"
+    assert np.asarray(opened()).tolist() == [[True, True, False, False]] * 2
+
+
+def test_masks_that_show_no_place_to_edit():
+    for mask in (Image.new("RGB", (4, 2)), Image.new("RGBA", (4, 2), "#00000001")):
+        with pytest.raises(ValueError, match="`mask` must have fully transparent pixels, which say where to edit"):
+            transparent_region(mask)
+
+
+def test_a_bomb_of_ones_own_is_named(tmp_path, monkeypatch):
+    save_picture(PICTURE, tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match=r"`--image` must .*a.png is not: it has more pixels than Pillow opens"):
+        open_picture(tmp_path / "a.png", "--image")

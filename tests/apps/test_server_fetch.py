@@ -4,18 +4,26 @@
 There is no network here: names resolve as the test says, and a server of this machine plays the internet.
 """
 
+import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anyio
+import httpx
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
+pytest.importorskip("openai", reason="the server is tested with OpenAI's client")
 
 from transformers_wallaroo.apps.server import fetch
 from transformers_wallaroo.apps.server.errors import ApiError
 from transformers_wallaroo.apps.server.settings import ServerSettings
 
+from live import live, png
+
+PICTURE = png(Image.effect_noise((64, 64), 80))
 ALLOWED = ServerSettings(allow_urls=True, max_upload=1000)
 
 
@@ -26,14 +34,30 @@ class Site(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers["Host"]))
+        if self.path.startswith("/pieces"):
+            self.send_pieces(int(self.path.partition("=")[2]))
+            return
         moved = self.server.moved.get(self.path)
-        body = b"x" * 1001 if self.path == "/large" else b"picture"
+        body = {"/large": b"x" * 1001, "/exact": b"x" * 500, "/picture.png": PICTURE}.get(self.path, b"picture")
         self.send_response(302 if moved else 404 if self.path == "/missing" else 200)
         if moved:
             self.send_header("Location", moved)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def send_pieces(self, size):
+        """So many bytes, one after the other, as long as somebody takes them. How many is not said before."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        try:
+            for _ in range(size):
+                self.wfile.write(b"x")
+                self.server.sent += 1
+                time.sleep(0.001)
+        except OSError:
+            self.server.left.set()
 
     def log_message(self, *_):
         pass
@@ -42,7 +66,7 @@ class Site(BaseHTTPRequestHandler):
 @pytest.fixture
 def site():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    server.asked, server.moved = [], {}
+    server.asked, server.moved, server.sent, server.left = [], {}, 0, threading.Event()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -142,6 +166,45 @@ def test_size_and_status(internet):
         "413: `image_url` is larger than the 1000 bytes that a picture may have."
     )
     assert refused(internet("public.example", "/missing")) == "400: `image_url` gave the status 404."
+
+
+def test_what_is_fetched_is_no_larger_than_a_request(internet, site):
+    url = internet("public.example", "/pieces=500")
+    assert len(get(url, ServerSettings(allow_urls=True, max_upload=1000, max_body=500))) == 500
+    settings = ServerSettings(allow_urls=True, max_upload=1000, max_body=499)
+    for path in ("/pieces=500", "/exact"):
+        assert refused(internet("public.example", path), settings) == (
+            "413: With `image_url` the request is larger than the 499 bytes that are allowed: what is fetched counts "
+            "as if it had been sent."
+        )
+    site.left.clear()
+    assert "413: `image_url` is larger than the 1000 bytes" in refused(internet("public.example", "/pieces=100000"))
+    assert site.left.wait(60) and site.sent < 100_000, "the rest is not read"
+
+
+def test_conversations_count_what_they_fetch(internet, engine):
+    url = internet("public.example", "/picture.png")
+    parts = [{"type": "image_url", "image_url": {"url": url}}] * 2
+    body = {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "hello"}]}], "max_tokens": 1}
+    size = len(json.dumps(body)) + 2 * len(PICTURE)
+    for most, status in ((size + 100, 200), (size - 100, 413)):
+        with live(engine, allow_urls=True, max_body=most) as server:
+            answer = server.post("/v1/chat/completions", json=body)
+            assert answer.status_code == status, answer.text
+    assert "`messages.0.content.1.image_url`" in answer.json()["error"]["message"]
+
+
+def test_nothing_is_fetched_for_a_client_that_left(internet, site, engine, monkeypatch):
+    monkeypatch.setattr(fetch, "SECONDS", 1000)
+    parts = [{"type": "image_url", "image_url": {"url": internet("public.example", "/pieces=1000000")}}]
+    with live(engine, allow_urls=True) as server:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{server.url}/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": parts}]},
+                timeout=httpx.Timeout(60, read=1),
+            )
+        assert site.left.wait(60) and site.sent < 1_000_000
 
 
 def test_slow_sites(internet, monkeypatch):

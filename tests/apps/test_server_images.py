@@ -3,7 +3,9 @@
 
 import base64
 import io
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,6 +21,8 @@ from live import HeldEngine, in_thread, live, png, until
 
 SMALL = {"size": "64x32"}
 PROMPT = "a red circle on a white background"
+SMALL_PICTURE = png(Image.new("RGB", (8, 8)))
+NOISE = png(Image.effect_noise((90, 90), 80))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,29 @@ def test_edits_are_the_engines(server, engine, source):
     info = read_picture_info(io.BytesIO(base64.b64decode(image.b64_json)))
     assert info["task"] == "edit" and info["source"] == {"sha256": picture_hash(source)}
     assert answer.usage.input_tokens_details.image_tokens > 0
+
+
+def test_what_an_edit_keeps(server, engine, source):
+    """The mask is OpenAI's: what is fully transparent is drawn anew."""
+    source = source.resize((50, 70))
+    mask = Image.new("RGBA", source.size, "#00000001")
+    mask.paste((255, 255, 255, 0), (0, 0, 25, 70))
+    sampling = {"do_sample": False, "image_guidance_scale": 2.5}
+    fields = {"temperature": 0, "image_guidance_scale": 2.5, "seed": 4, "original_size": True, "keep_source": True}
+    answer = server.client().images.edit(
+        image=png(source), mask=png(mask), prompt="remove the red circle", n=2, extra_body=fields
+    )
+    region = np.zeros((70, 50), dtype=bool)
+    region[:, :25] = True
+    job = ImageJob("remove the red circle", source, seed=4, sampling=sampling, region_mask=region, original_size=True)
+    assert answer.size == "50x70"
+    pictures = [opened(image) for image in answer.data]
+    own = engine.make([replace(job, keep_source=True), replace(job, keep_source=True, seed=5)])
+    assert [picture_hash(picture) for picture in pictures] == [picture_hash(made.picture) for made in own]
+    pixels, before = np.asarray(pictures[0]), np.asarray(source)
+    assert (pixels[:, 25:] == before[:, 25:]).all() and (pixels[:, :25] != before[:, :25]).any()
+    info = read_picture_info(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert info["region_mask"] == {"sha256": own[0].info["region_mask"]["sha256"]} and info["keep_source"] is True
 
 
 def test_image_may_be_a_list_of_one(server, source):
@@ -151,8 +178,14 @@ def test_refusals(server, source, change, words, param):
         ({"image": b"no picture"}, 400, "`image` is no picture that can be read"),
         ({"image": b"x" * 30_001}, 413, "`image` is larger than the 30000 bytes"),
         ({"image": png(Image.new("RGB", (101, 100)))}, 400, "`image` has 101 x 100 pixels"),
-        ({"image": png(Image.effect_noise((90, 90), 80))[:2000]}, 400, "cannot be decoded"),
-        ({"image": png(Image.new("RGB", (8, 8))), "mask": b"x"}, 400, "`mask` is not served here"),
+        ({"image": NOISE[:2000]}, 400, "cannot be decoded"),
+        ({"image": png(Image.new("RGB", (8, 8))), "mask": b"x"}, 400, "`mask` is no picture that can be read"),
+        ({"image": SMALL_PICTURE, "mask": SMALL_PICTURE}, 400, "`mask` must have fully transparent pixels"),
+        ({"image": SMALL_PICTURE, "mask": png(Image.new("RGBA", (8, 8), "#ffffff01"))}, 400, "transparent pixels"),
+        ({"image": SMALL_PICTURE, "mask": png(Image.new("RGBA", (9, 8)))}, 400, "`mask` must have the size of its"),
+        ({"image": SMALL_PICTURE, "mask": png(Image.new("RGBA", (101, 100)))}, 400, "`mask` has 101 x 100 pixels"),
+        ({"image": SMALL_PICTURE, "mask": NOISE[:2000]}, 400, "`mask` cannot be decoded"),
+        ({"image": SMALL_PICTURE, "picture": b"x"}, 400, "`picture` is not served here"),
     ],
 )
 def test_refused_files(server, files, status, words):
@@ -163,8 +196,26 @@ def test_refused_files(server, files, status, words):
 
 
 def test_two_sources_are_refused(server, source):
-    with pytest.raises(openai.BadRequestError, match="`image` must be one file, the source, but got 2"):
+    with pytest.raises(openai.BadRequestError, match="`image` must be one file, but got 2"):
         server.client().images.edit(image=[png(source)] * 2, prompt="remove it")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_guidance_scale": "-1"}, "`image_guidance_scale` is wrong"),
+        ({"original_size": "perhaps"}, "`original_size` is wrong"),
+        ({"keep_source": "true"}, "`keep_source` needs a `mask`"),
+        ({"mask": "here"}, "`mask` must be a file"),
+    ],
+)
+def test_refused_fields_of_edits(server, fields, words):
+    parts = {name: (None, value) for name, value in {"prompt": "remove it", **fields}.items()}
+    answer = server.post("/v1/images/edits", files={"image": ("a.png", SMALL_PICTURE), **parts})
+    assert answer.status_code == 400 and words in answer.json()["error"]["message"]
+    if "mask" not in fields:  # a drawing has no source
+        answer = server.post("/v1/images/generations", json={"prompt": PROMPT, **fields})
+        assert answer.status_code == 400 and "is no field that this server knows" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("content", [b"--x", b"", b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"])

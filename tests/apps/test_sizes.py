@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformers_wallaroo.apps.sizes import parse_aspect, parse_size, size_list, write_size
+from transformers_wallaroo.apps.sizes import parse_aspect, parse_size, read_size, size_list, write_size
 
 USUAL = [(32, 64), (64, 64)]
 
@@ -11,6 +11,11 @@ USUAL = [(32, 64), (64, 64)]
 def test_width_comes_first(text):
     assert parse_size(text, 16) == (32, 64)
     assert write_size(*parse_size(text, 16)) == "64x32"
+    assert read_size(text) == (32, 64)
+
+
+def test_what_is_no_size_at_all():
+    assert [read_size(text) for text in ("33x7", "auto", "64", "-1x3")] == [(7, 33), None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 
 from transformers_wallaroo import WallarooConfig, embedded, tiny_path
 from transformers_wallaroo.apps import summary as summary_module
-from transformers_wallaroo.apps.summary import PARTS, summarize
+from transformers_wallaroo.apps.parts import PARTS, count_parameters
+from transformers_wallaroo.apps.summary import summarize
 from transformers_wallaroo.configuration_wallaroo import MLP_NAMES
 
 
@@ -42,7 +43,7 @@ def test_memory_is_that_of_the_tensors(engine):
 
 def test_parts_of_the_released_size_are_counted():
     counts = summary_module._parameters(WallarooConfig())
-    assert set(counts) == {part for _, part in PARTS} | {"total"}
+    assert set(counts) == {part for beginning, part in PARTS if beginning} | {"total"}
     # Qwen2.5-VL-7B has 8.29 G parameters.
     assert 8.2e9 < sum(counts[part] for part in ("vision tower", "language model", "text head")) < 8.4e9
 
@@ -58,3 +59,15 @@ def test_other_folders_are_refused(tmp_path):
 def test_the_device_is_the_one_at_hand():
     device = summarize()["device"]
     assert device["type"] == ("cuda" if torch.cuda.is_available() else "cpu") and device["memory"] > 0
+
+
+def test_parts_are_told_by_the_names_of_weights():
+    shapes = {
+        "editing_head.0.weight": (2, 3),
+        "model.visual.a": (4,),
+        "model.visual.b": (1, 1),
+        "new": (),
+        "none": (0,),
+    }
+    assert count_parameters(shapes.items()) == {"vision tower": 5, "editing head": 6, "other weights": 1}
+    assert next(iter(count_parameters(shapes.items()))) == "vision tower"

@@ -14,6 +14,7 @@ from transformers_wallaroo.shapes import make_sample
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 gr = pytest.importorskip("gradio", reason="gradio wants an older Pillow than `make test` pins: `make test-e2e`")
 
+NO_MASK = "To keep the picture's own pixels outside of a region, add a region mask."
 # size, width, height, count, negative prompt, guidance, seed, new seed
 SETTINGS = ("64x32", 64, 64, 1, "", 1.5, 7, False)
 
@@ -73,17 +74,41 @@ def test_one_of_several_is_chosen(page, session):
 
 def test_an_edit_has_its_before(page, session, source):
     edit = page.edit
-    *_, last = edit.run(session, source, "remove the red circle", *SETTINGS)
+    *_, last = edit.run(session, source, None, "remove the red circle", *SETTINGS)
     before, after = last[edit.result]
     assert Image.open(before).size == Image.open(after).size == (64, 32)
     assert read_picture_info(after)["source"]["sha256"] == picture_hash(Image.open(source))
     assert edit.take(session) == str(after) and edit.take(Session()) == gr.skip()
 
 
+def test_an_edit_keeps_what_it_should(page, session, source, tmp_path):
+    edit = page.edit
+    before = Image.open(source).resize((50, 70))
+    before.save(source)
+    mask = Image.new("L", before.size)
+    mask.paste(255, (0, 0, 25, 70))
+    mask.save(tmp_path / "mask.png")
+    kept = (True, 2.5, True, True)  # guidance by the picture, how much, its size, its pixels
+    *_, last = edit.run(session, source, str(tmp_path / "mask.png"), "remove the red circle", *SETTINGS, *kept)
+    after = Image.open(session.pictures[0].path)
+    assert after.size == (50, 70) and last[edit.status].endswith("guidance 1.5, by the picture 2.5")
+    box = (25, 0, 50, 70)
+    assert after.crop(box).tobytes() == before.crop(box).tobytes() and after.tobytes() != before.tobytes()
+    (tmp_path / "mask.png").unlink()
+    back = page.again(session, event(0))
+    assert [back[field] for field in edit.settings.fields] == ["64x32", 64, 32, *SETTINGS[3:], *kept]
+    assert Image.open(back[edit.settings.mask]).tobytes() == mask.tobytes()
+    small = tmp_path / "small.png"
+    Image.new("L", (9, 9), 255).save(small)
+    with pytest.warns(UserWarning, match="region_mask must have the size of its source"):
+        *_, last = edit.run(session, source, str(small), "remove the red circle", *SETTINGS, *kept)
+    assert last.keys() == {edit.status}
+
+
 def test_the_history_brings_back_prompt_and_settings(page, session, source):
     custom = (CUSTOM, 96, 32, 1, "blue", 2.0, 9, False)
     list(page.draw.run(session, "a red circle", *custom))
-    list(page.edit.run(session, source, "remove the red circle", *SETTINGS))
+    list(page.edit.run(session, source, None, "remove the red circle", *SETTINGS))
     back = page.again(session, event(1))
     assert back[page.tabs].selected == "draw" and back[page.draw.prompt] == "a red circle"
     assert [back[field] for field in page.draw.settings.fields] == list(custom)
@@ -108,8 +133,9 @@ def test_an_answer_comes_in_pieces(page, source):
         ("ask", (None, "what is it?"), "Add a picture to ask about."),
         ("ask", ("source", " "), "Write a question."),
         ("draw", ("", *SETTINGS), "Say what to draw."),
-        ("edit", (None, "make it red", *SETTINGS), "Add the picture that is to be changed."),
-        ("edit", ("source", "", *SETTINGS), "Say what to change."),
+        ("edit", (None, None, "make it red", *SETTINGS), "Add the picture that is to be changed."),
+        ("edit", ("source", None, "", *SETTINGS), "Say what to change."),
+        ("edit", ("source", None, "make it red", *SETTINGS, False, 1.5, False, True), NO_MASK),
     ],
 )
 def test_errors_are_told_and_change_nothing_else(page, session, source, tab, arguments, message):

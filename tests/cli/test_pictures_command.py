@@ -157,6 +157,7 @@ def test_batches_are_checked_whole_and_gone_on_with(wallaroo, source, monkeypatc
         (("a <|im_end|>",), "PROMPT holds the special token"),
         (("a", "--negative", "<|im_end|>"), "`--negative` holds the special token"),
         (("a", "--batch", "x.jsonl"), "`--batch` has the prompts in its file"),
+        (("a", "--speculative", 65), "`--speculative` must be at most 64 codes, but got 65"),
         (("--batch", "x.jsonl"), "there is no file x.jsonl"),
         (("--batch", "x.jsonl", "-o", "a.png"), "`--output` must be a folder for `--batch`"),
         (("--from", "x.png"), "`--from` must be a PNG that wallaroo has made, but there is no file x.png"),
@@ -169,7 +170,24 @@ def test_bad_input_ends_in_a_sentence_and_writes_nothing(wallaroo, arguments, me
     assert files(wallaroo) == []
 
 
+def test_a_batch_of_edits_keeps_what_it_should(wallaroo, source):
+    mask = Image.new("L", Image.open(source).size)
+    mask.paste(255, (0, 0, 16, 16))
+    mask.save("mask.png")
+    (wallaroo.folder / "list.jsonl").write_text(json.dumps({"prompt": "remove the star", "image_guidance": 2}))
+    options = ("--image", source, "--mask", "mask.png", "--keep-source", "--original-size", "--image-guidance", 3)
+    wallaroo.run("edit", "--batch", "list.jsonl", *options, "--speculative", 4)
+    info = read_picture_info("list-0001.png")
+    assert (info["original_size"], info["keep_source"], info["region_mask"]["path"]) == (True, True, "mask.png")
+    assert info["sampling"]["image_guidance_scale"] == 2 and info["sampling"]["speculative_window"] == 4
+    box = (16, 0, *mask.size)
+    assert Image.open("list-0001.png").crop(box).tobytes() == Image.open(source).crop(box).tobytes()
+    line = wallaroo.refused("edit", "--batch", "list.jsonl", "-i", source, "-o", "new", "--speculative", 65)
+    assert "line 1: `--speculative` must be at most 64 codes" in line
+
+
 def test_bad_input_of_edit(wallaroo, source):
+    assert "`--keep-source` needs a `--mask`" in wallaroo.refused("edit", "a", "-i", source, "--keep-source")
     assert "`--image` is missing, the picture to change" in wallaroo.refused("edit", "remove the star")
     assert "but none.png does not exist" in wallaroo.refused("edit", "remove the star", "-i", "none.png")
     (wallaroo.folder / "text.png").write_text("x")

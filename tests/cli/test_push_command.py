@@ -79,6 +79,23 @@ def test_a_dry_run_shows_all_and_sends_nothing(folder, tmp_path):
     assert "license: mit" in result.stdout and "trust_remote_code=True" in result.stdout
 
 
+def test_json(folder, tmp_path):
+    with hub_of_this_process(tmp_path) as server:
+        result = invoke(folder, "me/mine", "--license", "mit", "--json")
+        assert result.exit_code == 0, result.stderr
+        commit = server.repositories["me/mine"].commits[1][0]
+        assert json.loads(result.stdout) == {"repo_id": "me/mine", "revision": commit, "url": f"{server.url}/me/mine"}
+    plan = json.loads(invoke(folder, "me/mine", "--license", "mit", "--json", "--dry-run").stdout)
+    assert {"name": "config.json", "fate": "sent"}.items() <= next(
+        file.items() for file in plan["files"] if file["name"] == "config.json"
+    )
+    assert "license: mit" in plan["card"] and plan["problems"] == [] and plan["repo_id"] == "me/mine"
+    (folder / "old.ckpt").write_bytes(b"1")
+    result = invoke(folder, "me/mine", "--json", "--dry-run")
+    plan = json.loads(result.stdout)
+    assert result.exit_code == 2 and plan["card"] is None and "old.ckpt may hold pickled" in plan["problems"][0]
+
+
 def test_a_dry_run_tells_everything_that_is_wrong(folder):
     (folder / "training_args.bin").write_bytes(b"1")
     (folder / "generation_config.json").unlink()

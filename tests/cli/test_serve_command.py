@@ -40,6 +40,15 @@ def test_refusals(arguments, words):
     assert line.startswith("wallaroo: ") and words in line
 
 
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_no_open_door(key, monkeypatch):
+    monkeypatch.setenv("WALLAROO_API_KEY", key)
+    result = runner.invoke(cli.app, ["serve"])
+    [line] = result.stderr.strip().splitlines()
+    assert result.exit_code == 2 and line.startswith("wallaroo: `")
+    assert ("is set, but empty" if not key else "`api_key` must be some ASCII characters") in line
+
+
 def test_missing_extra(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("transformers_wallaroo.apps.server")]:
         monkeypatch.delitem(sys.modules, name)

@@ -89,7 +89,7 @@ def test_pictures_are_drawn_downloaded_and_brought_back(visitor, engine, downloa
     screenshot("draw")
     jobs = [ImageJob("a red circle and a blue star", height=64, width=64, seed=724312772 + index) for index in range(4)]
     expected = [picture_hash(made.picture) for made in engine.make(jobs)]
-    assert [picture_hash(picture) for picture in shown(visitor, "#draw-result")] == expected
+    visitor.wait(lambda: [picture_hash(picture) for picture in shown(visitor, "#draw-result")] == expected)
     # Another of them is what the buttons are about, and its file says how it was made.
     visitor.press(visitor.all("#draw-result .thumbnail-item")[2])
     visitor.wait(lambda: visitor.text("#draw-status").startswith("Seed 724312774 "))
@@ -104,7 +104,7 @@ def test_pictures_are_drawn_downloaded_and_brought_back(visitor, engine, downloa
     visitor.wait(lambda: visitor.selected_tab() == "Draw")
     visitor.wait(lambda: visitor.value("#draw-prompt") == "a red circle and a blue star")
     visitor.wait(lambda: visitor.labelled("#draw-panel", "Seed").get_attribute("value") == "724312775")
-    assert not visitor.labelled("#draw-panel", "New seed each time").is_selected()
+    visitor.wait(lambda: not visitor.labelled("#draw-panel", "New seed each time").is_selected())
     visitor.wait(lambda: [picture_hash(picture) for picture in shown(visitor, "#draw-result")] == [expected[3]])
 
 
@@ -127,16 +127,50 @@ def test_a_picture_is_edited(visitor, screenshot):
     visitor.press("#edit-start")
     visitor.wait(lambda: visitor.text("#edit-status").startswith("Seed 1 "))
     sample = make_sample("edit", 2, 30260, kind="background", language="zh", bucket=(64, 64))
-    visitor.wait(lambda: len(visitor.images("#edit-result")) == 2)
-    # The slider lays one over the other; which is the first in the page is its own affair.
-    seen = {picture_hash(picture): picture.convert("RGB") for picture in shown(visitor, "#edit-result")}
-    seen.pop(picture_hash(sample["source_image"]))
-    [after] = seen.values()
-    assert score(after, sample)["correct"]
+
+    def after():
+        """The result; the slider lays one over the other, and which is the first in the page is its own affair."""
+        seen = {picture_hash(picture): picture.convert("RGB") for picture in shown(visitor, "#edit-result")}
+        seen.pop(picture_hash(sample["source_image"]))
+        [(name, picture)] = seen.items()
+        return name if score(picture, sample)["correct"] else None
+
+    name = visitor.wait(after)
     screenshot("edit")
     # Once more on the result.
     visitor.press("#edit-onward")
-    visitor.wait(lambda: shown(visitor, "#edit-source") and picture_hash(shown(visitor, "#edit-source")[0]) in seen)
+    visitor.wait(lambda: [picture_hash(picture) for picture in shown(visitor, "#edit-source")] == [name])
+
+
+def test_an_edit_keeps_what_it_should(visitor, tmp_path):
+    source = make_sample("edit", 2, 30260, kind="background", language="zh", bucket=(64, 64))["source_image"]
+    source = source.resize((100, 60))
+    mask = Image.new("L", source.size)
+    mask.paste(255, (0, 0, 50, 60))
+    source.save(tmp_path / "source.png")
+    mask.save(tmp_path / "mask.png")
+    visitor.tab("Edit")
+    visitor.upload("#edit-source", tmp_path / "source.png")
+    visitor.wait(lambda: visitor.images("#edit-source"))
+    visitor.write("#edit-prompt", "make the background black")
+    fixed_seed(visitor, "#edit-panel", 1)
+    visitor.press("#edit-kept button")
+    for label in ("Keep the source's size", "Guidance by the picture", "Keep its pixels outside of the mask"):
+        visitor.press(visitor.labelled("#edit-kept", label))
+    visitor.set_number("#edit-kept", "Image guidance", 2)
+    visitor.upload("#edit-mask", tmp_path / "mask.png")
+    visitor.wait(lambda: visitor.images("#edit-mask"))
+    visitor.press("#edit-start")
+    visitor.wait(lambda: visitor.text("#edit-status").startswith("Seed 1 "))
+    assert visitor.text("#edit-status").endswith("by the picture 2")
+
+    def kept():
+        """Whether before and after are of the source's size, and differ on the left alone."""
+        seen = [picture.convert("RGB") for picture in shown(visitor, "#edit-result")]
+        left, right = ({picture.crop((x, 0, x + 50, 60)).tobytes() for picture in seen} for x in (0, 50))
+        return [picture.size for picture in seen] == [(100, 60)] * 2 and (len(left), len(right)) == (2, 1)
+
+    visitor.wait(kept)
 
 
 def test_a_conversation_draws_edits_and_answers(visitor, screenshot):
@@ -164,7 +198,7 @@ def test_errors_are_sentences_and_nothing_is_lost(visitor, tmp_path):
     visitor.press("#draw-start")
     visitor.wait(lambda: visitor.text("#draw-status") == "Say what to draw.")
     visitor.wait(lambda: any("Say what to draw." in notice for notice in visitor.notices()))
-    assert visitor.images("#draw-result") == before
+    visitor.wait(lambda: visitor.images("#draw-result") == before)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     visitor.tab("Ask")
     visitor.upload("#ask-picture", tmp_path / "broken.png")
@@ -213,7 +247,7 @@ def test_stop_ends_the_decoding(visitor, engine, monkeypatch):
         assert 16 <= len(known) < 256
     count = len(known)
     # What was there is still there, and the next one is drawn.
-    assert len(visitor.images("#draw-result")) == 4
+    visitor.wait(lambda: len(visitor.images("#draw-result")) == 4)
     assert visitor.value("#draw-prompt")
     visitor.visit()
     draw(visitor, "a red circle", 1)
@@ -246,7 +280,6 @@ def test_it_fits_a_phone(visitor, screenshot):
     draw(visitor, "a red circle and a blue star", 724312772, count=2)
     for tab in TABS:
         visitor.tab(tab)
-        needed, there = visitor.width()
-        assert needed <= there == 390, tab
+        visitor.wait(lambda: visitor.width()[0] <= visitor.width()[1] == 390)
     visitor.tab("Draw")
     screenshot("phone", top="#draw-start")

@@ -4,8 +4,11 @@ where an earlier run has stopped."""
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,21 @@ FIELDS: dict[str, type] = {
     "aspect": str,
     "seed": int,
     "negative": str,
+    "image_guidance": float,
+    "mask": str,
+    "keep_source": bool,
+    "original_size": bool,
     "output": str,
+}
+EXPECTED = {str: "a string", int: "a whole number", float: "a number from 0 on", bool: "true or false"}
+# What the engine calls a field.
+ENGINE_NAMES = {
+    "`text`": "`prompt`",
+    "`negative_prompt`": "`negative`",
+    "`image_guidance_scale`": "`image_guidance`",
+    "`region_mask`": "`mask`",
+    "the job has no `source`": "the line has no `image`",
+    "`speculative_window`": "`--speculative`",
 }
 # What tells two pictures apart; versions and devices change no more than rounding.
 TELLING = (
@@ -45,26 +62,19 @@ class Line:
 
     Attributes:
         number: from 1 on.
-        request: what is to be made, without the pixels of its source: there may be many lines.
+        read: reads what is to be made with its pictures, which are not kept: there may be many lines.
         output: where it goes.
         done: whether it is there already, made by an earlier run.
     """
 
     number: int
-    request: ImageJob
+    read: Callable[[], ImageJob]
     output: Path
     done: bool = False
 
-    @property
-    def job(self) -> ImageJob:
-        """What is to be made; its source is read now."""
-        if self.request.source_path is None:
-            return self.request
-        return replace(self.request, source=open_picture(self.request.source_path))
-
 
 class Jobs(Sequence[ImageJob]):
-    """The jobs of some lines, whose sources are read when a job is asked for."""
+    """The jobs of some lines, whose pictures are read when a job is asked for."""
 
     def __init__(self, lines: Sequence[Line]):
         self.lines = lines
@@ -73,7 +83,7 @@ class Jobs(Sequence[ImageJob]):
         return len(self.lines)
 
     def __getitem__(self, index: Any) -> Any:
-        return [line.job for line in self.lines[index]] if isinstance(index, slice) else self.lines[index].job
+        return [line.read() for line in self.lines[index]] if isinstance(index, slice) else self.lines[index].read()
 
 
 def read_batch(
@@ -89,11 +99,12 @@ def read_batch(
     """Reads and checks all lines; the first that is wrong is a `ValueError` that names its number and field.
 
     Args:
-        path: JSON lines with `FIELDS`. An `image` is looked for beside the file; with one the line is an edit.
+        path: JSON lines with `FIELDS`. `image` and `mask` are looked for beside the file; with an `image` the line is
+            an edit.
         engine: tells which sizes and prompts can be made.
         folder: where the pictures go. Without an `output`, the picture of line 7 of a.jsonl is `a-0007.png`.
         defaults: values of fields that a line does not have. Of `seed` it is that of line 1; line 2 has the next.
-        sampling: of all pictures, as for [`ImageJob`].
+        sampling: of all pictures, as for [`ImageJob`]; an `image_guidance` of a line goes before it.
         needs_image: whether every line must be an edit.
         force: whether a file that is there, and is not the picture asked for, may be replaced.
     """
@@ -107,7 +118,10 @@ def read_batch(
         if output.resolve() in numbers:
             raise ValueError(f"{where}: `output` is that of line {numbers[output.resolve()]}, {output}.")
         numbers[output.resolve()] = number
-        job = _job(where, path.parent, _with_defaults(fields, defaults or {}, number), engine, dict(sampling or {}))
+        told = _with_defaults(fields, defaults or {}, number)
+        read = partial(_job, where, path.parent, told, engine, dict(sampling or {}))
+        job = read()
+        _check_job(where, job, engine)
         if needs_image and job.source is None:
             raise ValueError(f"{where}: `image` is missing, the picture to edit.")
         done = output.exists() and _is_of(job, output, engine)
@@ -115,7 +129,7 @@ def read_batch(
             raise ValueError(
                 f"{where}: `output` {output} is there already and is another picture. Take another name, or --force."
             )
-        lines.append(Line(number, replace(job, source=None), output, done))
+        lines.append(Line(number, read, output, done))
     if not lines:
         raise ValueError(f"{path} has no lines. A line is such as {json.dumps({'prompt': 'a red circle'})}.")
     return lines
@@ -152,9 +166,10 @@ def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise ValueError(f"{where}: there is no field `{name}`, only {', '.join(FIELDS)}.{hint}")
         kind = FIELDS[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            expected = "a whole number" if kind is int else "a string"
-            raise ValueError(f"{where}: `{name}` must be {expected}, but got {json.dumps(value, ensure_ascii=False)}.")
+        fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+        if not fits or (kind is float and not 0 <= value < math.inf):
+            shown = json.dumps(value, ensure_ascii=False)
+            raise ValueError(f"{where}: `{name}` must be {EXPECTED[kind]}, but got {shown}.")
     if not fields.get("prompt", "").strip():
         raise ValueError(f"{where}: `prompt` is missing or empty.")
     if "size" in fields and "aspect" in fields:
@@ -169,36 +184,47 @@ def _with_defaults(fields: Mapping[str, Any], defaults: Mapping[str, Any], numbe
 
 
 def _job(where: str, beside: Path, fields: Mapping[str, Any], engine: Engine, sampling: dict[str, Any]) -> ImageJob:
-    """The job of a line, tried on the processor."""
+    """The job of a line, its pictures read."""
+    if "image_guidance" in fields:
+        sampling = {**sampling, "image_guidance_scale": fields["image_guidance"]}
     height = width = aspect = None
+    pictures: dict[str, Any] = {"image": None, "mask": None}
+    paths = {name: str(beside / fields[name]) for name in pictures if name in fields}
     try:
         if "size" in fields:
             height, width = parse_size(fields["size"], engine.cell, engine.usual_sizes)
         elif "aspect" in fields:
             aspect = parse_aspect(fields["aspect"])
-        source = source_path = None
-        if "image" in fields:
-            source_path = str(beside / fields["image"])
-            source = open_picture(source_path)
+        pictures.update({name: open_picture(path, name) for name, path in paths.items()})
+        return ImageJob(
+            fields["prompt"],
+            pictures["image"],
+            paths.get("image"),
+            height,
+            width,
+            aspect,
+            fields["seed"],
+            fields.get("negative", ""),
+            sampling,
+            pictures["mask"],
+            paths.get("mask"),
+            fields.get("original_size", False),
+            fields.get("keep_source", False),
+        )
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    job = ImageJob(
-        fields["prompt"],
-        source,
-        source_path,
-        height,
-        width,
-        aspect,
-        fields["seed"],
-        fields.get("negative", ""),
-        sampling,
-    )
+        raise ValueError(f"{where}: {_in_words_of_lines(error)}") from error
+
+
+def _check_job(where: str, job: ImageJob, engine: Engine) -> None:
+    """Tries a job on the processor."""
     try:
         engine.prepare([job])
     except ValueError as error:
-        words = str(error).replace("`text`", "`prompt`").replace("`negative_prompt`", "`negative`")
-        raise ValueError(f"{where}: {words}") from error
-    return job
+        raise ValueError(f"{where}: {_in_words_of_lines(error)}") from error
+
+
+def _in_words_of_lines(error: ValueError) -> str:
+    return re.sub("|".join(ENGINE_NAMES), lambda found: ENGINE_NAMES[found[0]], str(error))
 
 
 def _is_of(job: ImageJob, path: Path, engine: Engine) -> bool:
@@ -208,8 +234,12 @@ def _is_of(job: ImageJob, path: Path, engine: Engine) -> bool:
     except (ValueError, OSError):
         return False
     expected = json.loads(json.dumps(engine.describe(job, engine.size_of(job))))
-    same_source = expected.get("source", {}).get("sha256") == (info.get("source") or {}).get("sha256")
-    return same_source and all(info.get(name) == expected[name] for name in TELLING)
+    for name in ("source", "region_mask"):
+        if expected.get(name, {}).get("sha256") != (info.get(name) or {}).get("sha256"):
+            return False
+    if any(bool(info.get(name)) != bool(expected.get(name)) for name in ("original_size", "keep_source")):
+        return False
+    return all(info.get(name) == expected[name] for name in TELLING)
 
 
 def pending(lines: Sequence[Line]) -> list[Line]:

@@ -23,6 +23,8 @@ from .pictures import picture_hash
 from .streaming import AnswerStreamer, ImageStreamer, Stopped, StopWhen
 
 MAX_NEW_TOKENS = 512
+# Of `speculative_window`: memory grows with it, and what is faster than this is not known.
+MAX_WINDOW = 64
 # Stands for the neighbours of a picture in its batch where they are nobody's business.
 NOT_TOLD = "not told"
 # What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
@@ -75,6 +77,12 @@ class ImageJob:
         unknown = sorted(set(self.sampling) - set(SAMPLING))
         if unknown:
             raise ValueError(f"`sampling` may have {', '.join(SAMPLING)}, but got {', '.join(unknown)}.")
+        window = self.sampling.get("speculative_window")
+        if isinstance(window, int) and window > MAX_WINDOW:
+            raise ValueError(
+                f"`speculative_window` must be at most {MAX_WINDOW} codes, but got {window}: memory grows with it, and "
+                "pictures are not made faster."
+            )
         of_edits = {
             "image_guidance_scale": self.sampling.get("image_guidance_scale") is not None,
             "region_mask": self.region_mask is not None,
@@ -464,4 +472,4 @@ def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return checked
 
 
-__all__ = ["SAMPLING", "AnswerEnd", "Engine", "ImageJob", "MadeImage", "Stopped"]
+__all__ = ["MAX_WINDOW", "SAMPLING", "AnswerEnd", "Engine", "ImageJob", "MadeImage", "Stopped"]

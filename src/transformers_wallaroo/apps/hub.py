@@ -8,12 +8,12 @@ import contextlib
 import glob
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, get_token, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -26,8 +26,9 @@ from huggingface_hub.errors import (
 from .hub_folder import ADAPTER_CONFIG, CARD
 from .hub_plan import UNKNOWN, PushPlan, plan_push
 
-# Of an earlier push with other shards or older code; what is sent again is not deleted.
-STALE = ["*.safetensors", "*.safetensors.index.json", "*_wallaroo*.py"]
+# Files of an earlier push of a checkpoint, with other shards or older code. An adapter's have one name each, and beside
+# them may lie the checkpoint that it belongs to.
+STALE = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|\w*_wallaroo\w*\.py")
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def push(
     with _in_sentences(plan.repo_id):
         base_revision = _base_revision(api, plan) if plan.folder.is_adapter else UNKNOWN
         before = _open_repository(api, plan.repo_id, private=private, branch=branch, update=update)
-        revision = _send_files(api, plan, base_revision, branch, message)
-        if revision == before and (pinned := _pinned_by_card(api, plan, before, base_revision)):
+        there = [entry.rfilename for entry in before.siblings or []]
+        revision = _send_files(api, plan, base_revision, branch, message, _stale(plan, there))
+        if revision == before.sha and (pinned := _pinned_by_card(api, plan, revision, base_revision)):
             revision = pinned
         else:
             card = plan.card(revision, base_revision)
@@ -116,8 +118,8 @@ def _base_revision(api: HfApi, plan: PushPlan) -> str:
         ) from error
 
 
-def _open_repository(api: HfApi, repo_id: str, *, private: bool, branch: str | None, update: bool) -> str | None:
-    """Makes repository and branch where they are missing. Returns the last commit of the branch."""
+def _open_repository(api: HfApi, repo_id: str, *, private: bool, branch: str | None, update: bool) -> ModelInfo:
+    """Makes repository and branch where they are missing. Returns the branch as it is."""
     try:
         info = api.model_info(repo_id)
     except RepositoryNotFoundError:
@@ -133,10 +135,19 @@ def _open_repository(api: HfApi, repo_id: str, *, private: bool, branch: str | N
             raise ValueError(f"{repo_id} is on the Hub already and is public. Make it private there first.")
     if branch is not None:
         api.create_branch(repo_id, branch=branch, exist_ok=True)
-    return api.model_info(repo_id, revision=branch).sha
+    return api.model_info(repo_id, revision=branch)
 
 
-def _send_files(api: HfApi, plan: PushPlan, base_revision: str, branch: str | None, message: str | None) -> str:
+def _stale(plan: PushPlan, there: Sequence[str]) -> list[str]:
+    """Files on the Hub that this push puts others in the place of."""
+    if plan.folder.is_adapter:
+        return []
+    return [name for name in there if STALE.fullmatch(name) and not plan.folder.has(name)]
+
+
+def _send_files(
+    api: HfApi, plan: PushPlan, base_revision: str, branch: str | None, message: str | None, stale: Sequence[str]
+) -> str:
     """Everything but the card. Returns the commit that has all of it."""
     message = message or f"Upload {plan.repo_id.split('/')[1]}"
     changed = plan.changed_files(base_revision)
@@ -144,7 +155,7 @@ def _send_files(api: HfApi, plan: PushPlan, base_revision: str, branch: str | No
         repo_id=plan.repo_id,
         folder_path=plan.folder.path,
         allow_patterns=[glob.escape(file.name) for file in plan.folder.sent if file.name not in changed],
-        delete_patterns=STALE,
+        delete_patterns=[glob.escape(name) for name in stale] or None,
         commit_message=message,
         revision=branch,
     )

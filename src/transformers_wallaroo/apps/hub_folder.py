@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from ..configuration_wallaroo import WallarooConfig
 from ..modeling_wallaroo import WallarooForConditionalGeneration
+from .parts import count_parameters
 
 SENT, LEFT_OUT, REFUSED = "sent", "left out", "refused"
 # Files that run code when they are read, or may.
@@ -22,15 +22,6 @@ PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib")
 CARD, CONFIG, ADAPTER_CONFIG = "README.md", "config.json", "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json", "chat_template.jinja")
-# Parts as the card lists them, by the beginnings of their weights' names; the first that fits.
-PARTS = {
-    "model.language_model.": "language model, with its embedding table",
-    "lm_head.": "text head",
-    "model.visual.": "vision tower with its merger",
-    "model.vq_model.": "VQ tokenizer",
-    "model.": "adapters of generation, editing and source",
-    "": "heads of generation and editing",
-}
 
 
 @dataclass(frozen=True)
@@ -77,11 +68,7 @@ class CheckpointFolder:
     @cached_property
     def parameters(self) -> dict[str, int]:
         """Of each part."""
-        counts: dict[str, int] = {}
-        for name, shape in self.shapes.items():
-            part = next(label for start, label in PARTS.items() if name.startswith(start))
-            counts[part] = counts.get(part, 0) + prod(shape)
-        return {label: counts[label] for label in PARTS.values() if label in counts}
+        return count_parameters(self.shapes.items())
 
 
 def read_folder(path: str | Path) -> CheckpointFolder:

@@ -2,14 +2,18 @@
 """What a push to the Hub would do: its files, its card, and what is wrong with either. No network."""
 
 import contextlib
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image
 
 from ..generation_wallaroo import IMAGE_DEFAULTS
 from .cards import (
@@ -24,11 +28,12 @@ from .cards import (
     unpinned_calls,
 )
 from .hub_folder import ADAPTER_CONFIG, CARD, CONFIG, CheckpointFolder, read_folder
-from .pictures import read_picture_info
+from .pictures import read_picture_info, write_png
 
 # Stands in a card until the commit is known.
 UNKNOWN = "0" * 40
 SAMPLES = "samples"
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PROMPTS = {"draw": "a red kangaroo", "edit": "make it night"}
 
 
@@ -82,25 +87,51 @@ class PushPlan:
             adapter=self.folder.is_adapter,
         )
 
+    @cached_property
+    def cleaned(self) -> dict[str, bytes]:
+        """Pictures that say how they were made, without what they say of this machine's folders."""
+        found = {}
+        for name, info in _made_pictures(self.folder):
+            told = _without_paths(info)
+            if told != info:
+                file = io.BytesIO()
+                with Image.open(self.folder.path / name) as picture:
+                    write_png(picture, file, told)
+                found[name] = file.getvalue()
+        return found
+
     def changed_files(self, base_revision: str) -> dict[str, bytes]:
-        """Files that are sent otherwise than they lie in the folder: an adapter names its base by name and commit."""
+        """Files that are sent otherwise than they lie in the folder: an adapter names its base by name and commit, and
+        pictures name no paths."""
         if not self.folder.is_adapter:
-            return {}
+            return self.cleaned
         config = self.folder.read_json(ADAPTER_CONFIG)
         config.update(base_model_name_or_path=self.base_model, revision=base_revision)
-        return {ADAPTER_CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()}
+        return {**self.cleaned, ADAPTER_CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()}
 
     def __str__(self) -> str:
         """Every file with its size and what becomes of it, and the card."""
         width = max((len(file.name) for file in self.folder.files), default=0)
         lines = [f"{self.folder.path} -> {self.repo_id}"]
         for file in self.folder.files:
-            why = f" ({file.why})" if file.why else ""
+            why = f" ({file.why})" if file.why else " (without local paths)" if file.name in self.cleaned else ""
             lines.append(f"  {file.name:<{width}}  {readable_size(file.size):>9}  {file.fate}{why}")
         sent = self.folder.sent
         lines.append(f"{len(sent)} files, {readable_size(sum(file.size for file in sent))}, and the card:")
         lines.append("" if self.folder.problems else f"\n{self.card()}")
         return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "folder": str(self.folder.path),
+            "repo_id": self.repo_id,
+            "files": [asdict(file) for file in self.folder.files],
+            "cleaned": sorted(self.cleaned),
+            "card": None if self.folder.problems else str(self.card()),
+            "problems": self.problems,
+            "notes": self.notes,
+        }
 
 
 def readable_size(size: int) -> str:
@@ -243,13 +274,33 @@ def _adapter_facts(folder: CheckpointFolder) -> dict[str, Any]:
 
 def _widget(folder: CheckpointFolder) -> list[dict[str, Any]]:
     """Examples out of the pictures in `samples/` that know how they were made."""
-    examples = []
+    pictures = [(name, info) for name, info in _made_pictures(folder) if name.startswith(f"{SAMPLES}/")]
+    return [{"text": info["prompt"], "output": {"url": name}} for name, info in pictures if "prompt" in info]
+
+
+def _made_pictures(folder: CheckpointFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The pictures that are sent and know how they were made, with what they say."""
     for file in folder.sent:
-        if file.name.startswith(f"{SAMPLES}/") and file.name.endswith(".png"):
-            with contextlib.suppress(ValueError):
-                prompt = read_picture_info(folder.path / file.name)["prompt"]
-                examples.append({"text": prompt, "output": {"url": file.name}})
-    return examples
+        if file.name.endswith(".png"):
+            with contextlib.suppress(ValueError, OSError):
+                yield file.name, read_picture_info(folder.path / file.name)
+
+
+def _without_paths(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a picture says of its making, but for where things lay: its source and mask, those of its neighbours in the
+    batch, and a checkpoint that was a folder, of which the last name stays."""
+    told = dict(info)
+    for name in ("source", "region_mask"):
+        if isinstance(told.get(name), Mapping):
+            told[name] = {key: value for key, value in told[name].items() if key != "path"}
+    batch = told.get("batch")
+    if isinstance(batch, Mapping) and isinstance(batch.get("others"), list):
+        others = [_without_paths(other) if isinstance(other, Mapping) else other for other in batch["others"]]
+        told["batch"] = {**batch, "others": others}
+    checkpoint = told.get("checkpoint")
+    if isinstance(checkpoint, str) and (not HUB_NAME.fullmatch(checkpoint) or Path(checkpoint).exists()):
+        told["checkpoint"] = re.split(r"[/\\]", checkpoint.rstrip("/\\"))[-1]
+    return told
 
 
 __all__ = ["UNKNOWN", "PushPlan", "plan_push", "readable_size"]

@@ -27,28 +27,34 @@ def make_in_batches(
     """The pictures of some jobs with their indices, as they are finished.
 
     Args:
-        batch_size: pictures that are made at once.
+        batch_size: pictures that are made at once, or fewer where the next one has other sampling settings.
         show_progress: a bar with the time that is left; by default where stderr is a terminal.
         preview: a PNG file that is written anew with each row that is finished, see `Preview`.
         stop: as for `Engine.make`.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
-    starts = range(0, len(jobs), batch_size)
-    sizes = [engine.size_of(job) for job in jobs]
-    codes = [max(_cells(size, engine.cell) for size in sizes[start : start + batch_size]) for start in starts]
+    facts = [(engine.size_of(job), dict(job.sampling)) for job in jobs]
+    sizes = [size for size, _ in facts]
+    batches: list[range] = []
+    for index, (_, sampling) in enumerate(facts):
+        if batches and len(batches[-1]) < batch_size and facts[index - 1][1] == sampling:
+            batches[-1] = range(batches[-1].start, index + 1)
+        else:
+            batches.append(range(index, index + 1))
+    codes = sum(max(_cells(sizes[index], engine.cell) for index in batch) for batch in batches)
     disable = None if show_progress is None else not show_progress
     title = f"{len(jobs)} picture{'s' * (len(jobs) != 1)}"
-    with logging.tqdm(total=sum(codes), desc=title, unit="code", disable=disable, leave=False) as bar:
-        for start in starts:
-            part = list(jobs[start : start + batch_size])
+    with logging.tqdm(total=codes, desc=title, unit="code", disable=disable, leave=False) as bar:
+        for batch in batches:
+            part = list(jobs[batch.start : batch.stop])
             options: dict[str, Any] = {"stop": stop, "on_code": lambda *_: bar.update(1)}
             if preview is not None:
-                options["on_rows"] = Preview(preview, sizes[start : start + batch_size])
+                options["on_rows"] = Preview(preview, sizes[batch.start : batch.stop])
             made = engine.make(part, **options)
             if preview is not None:
                 options["on_rows"]([one.picture for one in made])
-            yield from ((start + index, one) for index, one in enumerate(made))
+            yield from zip(batch, made, strict=True)
 
 
 def _cells(size: tuple[int, int], cell: int) -> int:
@@ -71,9 +77,11 @@ class Preview:
         height = max(height for height, _ in self.sizes)
         sheet = Image.new("RGB", (sum(width + GAP for _, width in self.sizes) - GAP, height), PAPER)
         left = 0
-        for picture, (_, width) in zip(pictures, self.sizes, strict=True):
+        for picture, (own_height, width) in zip(pictures, self.sizes, strict=True):
             if picture is not None:
-                sheet.paste(picture, (left, 0))
+                # An edit that came back in its source's size keeps to its place.
+                fits = picture.size == (width, own_height)
+                sheet.paste(picture if fits else picture.resize((width, own_height)), (left, 0))
             left += width + GAP
         save_picture(sheet, self.path, {"preview": True})
 

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .. import wording
 from ..image_processing_wallaroo import to_rgb
 from .engine import Engine, ImageJob, MadeImage
-from .pictures import save_picture
+from .pictures import MAX_PIXELS, check_picture, save_picture
+from .sizes import parse_size, write_size
 
 # What a visitor may do wrong, or what the machine may lack; it is told in a sentence. All else is a defect.
 TOLD = (ValueError, OSError, RuntimeError)
@@ -30,6 +32,8 @@ MAX_SIDES = 4
 MAX_SEED = 2**53 - 1
 # Pictures of a session that its history keeps.
 MAX_KEPT = 60
+# Of a picture that comes in; no PNG within the limit of pixels, such as a result that is edited further, is larger.
+MAX_BYTES = 4 * MAX_PIXELS
 # Seconds between two signs of life of work that has nothing to tell. The page cannot stop what gives none.
 PULSE = 0.25
 
@@ -44,6 +48,8 @@ class Form:
     Attributes:
         size: `"WIDTHxHEIGHT"`, `CUSTOM` for `width` and `height`, or `AS_SOURCE`, the nearest to the source's shape.
         random_seed: whether `seed` is to be drawn.
+        by_picture: of an edit, whether `image_guidance` counts; without it there is one guidance for both.
+        original_size, keep_source: of an edit, as for [`ImageJob`].
     """
 
     prompt: str
@@ -55,6 +61,10 @@ class Form:
     guidance: float | None = None
     seed: int | float | None = 0
     random_seed: bool = True
+    by_picture: bool = False
+    image_guidance: float | None = None
+    original_size: bool = False
+    keep_source: bool = False
 
 
 def size_choices(engine: Engine, *, edit: bool) -> list[tuple[str, str]]:
@@ -62,7 +72,8 @@ def size_choices(engine: Engine, *, edit: bool) -> list[tuple[str, str]]:
     choices = [("as the picture", AS_SOURCE)] if edit else []
     for height, width in engine.usual_sizes:
         divisor = gcd(width, height)
-        choices.append((f"{width} × {height}  ({width // divisor}:{height // divisor})", f"{width}x{height}"))
+        label = f"{width} × {height}  ({width // divisor}:{height // divisor})"
+        choices.append((label, write_size(height, width)))
     return [*choices, ("custom …", CUSTOM)]
 
 
@@ -76,8 +87,15 @@ def max_side(engine: Engine) -> int:
     return MAX_SIDES * max(max(size) for size in engine.usual_sizes)
 
 
-def jobs_of(engine: Engine, form: Form, source: Image.Image | None = None) -> list[ImageJob]:
-    """The pictures that a form asks for, with seeds that follow each other; a `ValueError` says what is amiss in it."""
+def jobs_of(
+    engine: Engine, form: Form, source: Image.Image | None = None, region: Image.Image | None = None
+) -> list[ImageJob]:
+    """The pictures that a form asks for, with seeds that follow each other; a `ValueError` says what is amiss in it.
+
+    Args:
+        source: the picture to edit.
+        region: of an edit, white where to draw anew.
+    """
     prompt = (form.prompt or "").strip()
     if not prompt:
         raise ValueError("Say what to draw." if source is None else "Say what to change.")
@@ -92,6 +110,12 @@ def jobs_of(engine: Engine, form: Form, source: Image.Image | None = None) -> li
         seed = int(form.seed)
     sampling = {} if form.guidance is None else {"guidance_scale": float(form.guidance)}
     common: dict[str, Any] = {"source": source, "height": height, "width": width, "sampling": sampling}
+    if source is not None:
+        if form.keep_source and region is None:
+            raise ValueError("To keep the picture's own pixels outside of a region, add a region mask.")
+        if form.by_picture and form.image_guidance is not None:
+            sampling["image_guidance_scale"] = float(form.image_guidance)
+        common |= {"region_mask": region, "original_size": form.original_size, "keep_source": form.keep_source}
     return [
         ImageJob(prompt, seed=seed + index, negative_prompt=(form.negative_prompt or "").strip(), **common)
         for index in range(int(form.count))
@@ -102,8 +126,7 @@ def _size(engine: Engine, form: Form) -> tuple[int | None, int | None]:
     if form.size == AS_SOURCE:
         return None, None
     if form.size != CUSTOM:
-        width, _, height = form.size.partition("x")
-        return int(height), int(width)
+        return parse_size(form.size, engine.cell, engine.usual_sizes)
     most = max_side(engine)
     for side in (form.width, form.height):
         if side is None or side != int(side) or side % engine.cell or not engine.cell <= side <= most:
@@ -126,13 +149,17 @@ def form_of(engine: Engine, info: dict[str, Any]) -> Form:
     known = (info["height"], info["width"]) in engine.usual_sizes
     return Form(
         prompt=info["prompt"],
-        size=f"{info['width']}x{info['height']}" if known else CUSTOM,
+        size=write_size(info["height"], info["width"]) if known else CUSTOM,
         width=info["width"],
         height=info["height"],
         negative_prompt=info["negative_prompt"],
         guidance=info["sampling"]["guidance_scale"],
         seed=info["seed"],
         random_seed=False,
+        by_picture="image_guidance_scale" in info["sampling"],
+        image_guidance=info["sampling"].get("image_guidance_scale", info["sampling"]["guidance_scale"]),
+        original_size=info.get("original_size", False),
+        keep_source=info.get("keep_source", False),
     )
 
 
@@ -140,17 +167,15 @@ def open_picture(path: str | Path | None, missing: str) -> Image.Image:
     """The picture of an upload, upright and RGB; a `ValueError` that says `missing` where there is none."""
     if path is None:
         raise ValueError(missing)
-    try:
-        return to_rgb(str(path))
-    except ValueError as error:
-        raise ValueError(f"{Path(path).name} is no picture that can be read. PNG, JPEG and WebP can.") from error
+    path = Path(path)
+    return to_rgb(check_picture(path, path.name, max_bytes=MAX_BYTES)(), path.name)
 
 
 def sentence(error: BaseException) -> str:
     """What went wrong, for someone who looks at the page."""
     if isinstance(error, torch.OutOfMemoryError):
         return "There is not enough memory for this. Take a smaller size or fewer pictures."
-    return " ".join(str(error).replace("`", "").split()) or type(error).__name__
+    return wording.sentence(error).replace("`", "")
 
 
 # ---------------------------------------------------------------------- what a visitor has
@@ -158,18 +183,26 @@ def sentence(error: BaseException) -> str:
 
 @dataclass
 class Kept:
-    """A picture of the history: its file and what that says; of an edit, the source as it came and as it was seen."""
+    """A picture of the history: its file and what that says; of an edit, the source as it came and as it was seen, and
+    the region mask as it came."""
 
     path: Path
     info: dict[str, Any]
     source: Path | None = None
     before: Path | None = None
+    mask: Path | None = None
+
+    @property
+    def files(self) -> set[Path | None]:
+        return {self.path, self.source, self.before, self.mask}
 
     @property
     def note(self) -> str:
         """One line on how to get it again."""
         guidance = self.info["sampling"]["guidance_scale"]
-        return f"Seed {self.info['seed']} · {self.info['width']} × {self.info['height']} · guidance {guidance:g}"
+        note = f"Seed {self.info['seed']} · {self.info['width']} × {self.info['height']} · guidance {guidance:g}"
+        by_picture = self.info["sampling"].get("image_guidance_scale")
+        return note if by_picture is None else f"{note}, by the picture {by_picture:g}"
 
 
 @dataclass
@@ -198,8 +231,14 @@ class Session:
             self._folder = tempfile.TemporaryDirectory(prefix="wallaroo-page-")
         return Path(self._folder.name)
 
-    def keep(self, made: MadeImage, source: Path | None = None, before: Image.Image | None = None) -> Kept:
-        """Writes a picture with its settings, and its source beside it."""
+    def keep(
+        self,
+        made: MadeImage,
+        source: Path | None = None,
+        before: Image.Image | None = None,
+        mask: Path | None = None,
+    ) -> Kept:
+        """Writes a picture with its settings, and its source and its region mask beside it."""
         self._number += 1
         shutil.rmtree(self.folder / "growing", ignore_errors=True)
         name = f"{made.info['task']}-{self._number:03d}-seed-{made.info['seed']}"
@@ -207,6 +246,7 @@ class Session:
         if source is not None and before is not None:
             kept.source = self._copy(source)
             kept.before = save_picture(before, self.folder / f"{name}-before.png")
+            kept.mask = None if mask is None else self._copy(mask)
         self.pictures.insert(0, kept)
         self._trim()
         return kept
@@ -216,10 +256,10 @@ class Session:
         old = self.pictures[MAX_KEPT:]
         del self.pictures[MAX_KEPT:]
         seen = [*self.pictures, *self.chosen.values(), *(kept for tab in self.shown.values() for kept in tab)]
-        needed = {self.picture, *(path for kept in seen for path in (kept.path, kept.source, kept.before))}
+        needed = {self.picture, *(path for kept in seen for path in kept.files)}
         contents = [bubble["content"] for bubble in self.bubbles]
         needed |= {Path(content["path"]) for content in contents if isinstance(content, dict)}
-        for path in {path for kept in old for path in (kept.path, kept.source, kept.before)} - needed:
+        for path in {path for kept in old for path in kept.files} - needed:
             if path is not None:
                 path.unlink(missing_ok=True)
 
@@ -330,9 +370,9 @@ def _grow(
     return engine.make(jobs, on_code=count, on_rows=show, stop=left)
 
 
-def before_of(engine: Engine, source: Image.Image, picture: Image.Image) -> Image.Image:
-    """The source of an edit as the model sees it: resized and cut to the size of the result."""
-    return engine.processor.image_processor.fit(source, picture.height, picture.width)
+def before_of(engine: Engine, source: Image.Image, picture: Image.Image, *, stretch: bool = False) -> Image.Image:
+    """The source of an edit as the model sees it: resized and cut to the size of the result, or stretched to it."""
+    return engine.processor.image_processor.fit(source, picture.height, picture.width, stretch)
 
 
 def write_answer(engine: Engine, messages: Sequence[dict[str, Any]]) -> Generator[Step, None, None]:

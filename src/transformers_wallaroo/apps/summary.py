@@ -8,23 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from ..configuration_wallaroo import MLP_NAMES, WallarooConfig
+from ..configuration_wallaroo import WallarooConfig
 from ..conversion.configs import DTYPES
 from ..conversion.keys import expected_shapes
 from ..embedded import check_is_wallaroo, check_path, fingerprint, tiny_path, versions
 from ..generation_wallaroo import IMAGE_DEFAULTS
 from ..processing_wallaroo import WallarooProcessor
+from .parts import count_parameters
 from .sizes import write_size
-
-# Beginning of a weight's name -> the part it belongs to; the first that fits.
-PARTS: tuple[tuple[str, str], ...] = (
-    ("model.visual.", "vision tower"),
-    ("model.language_model.", "language model"),
-    ("lm_head.", "text head"),
-    ("model.vq_model.", "VQ tokenizer"),
-    *((f"model.{name}.", name.replace("_", " ")) for name in MLP_NAMES if name.endswith("adapter")),
-    *((f"{name}.", name.replace("_", " ")) for name in MLP_NAMES if name.endswith("head")),
-)
 
 
 def summarize(checkpoint: str | Path | None = None) -> dict[str, Any]:
@@ -54,11 +45,8 @@ def summarize(checkpoint: str | Path | None = None) -> dict[str, Any]:
 
 def _parameters(config: WallarooConfig) -> dict[str, int]:
     """Numbers in each part, and in all."""
-    counts = dict.fromkeys((part for _, part in PARTS), 0)
-    for name, shape in expected_shapes(config).items():
-        part = next(part for beginning, part in PARTS if name.startswith(beginning))
-        counts[part] += shape.numel()
-    return {**{part: count for part, count in counts.items() if count}, "total": sum(counts.values())}
+    counts = count_parameters(expected_shapes(config).items())
+    return {**counts, "total": sum(counts.values())}
 
 
 def _files(folder: Path | None) -> dict[str, int]:
@@ -128,4 +116,4 @@ def _device() -> dict[str, Any]:
     return {"type": "cpu", "threads": torch.get_num_threads(), "memory": memory}
 
 
-__all__ = ["PARTS", "summarize"]
+__all__ = ["summarize"]

@@ -59,7 +59,15 @@ class Page:
         """What goes from one tab to another."""
         draw, edit = self.draw, self.edit
         drawn = [draw.prompt, *draw.settings.fields, draw.result, draw.status, draw.download, draw.pass_on]
-        edited = [edit.source, edit.prompt, *edit.settings.fields, edit.result, edit.variants, edit.status]
+        edited = [
+            edit.source,
+            edit.settings.mask,
+            edit.prompt,
+            *edit.settings.fields,
+            edit.result,
+            edit.variants,
+            edit.status,
+        ]
         edited += [edit.download, edit.pass_on]
         self.history.select(self.again, session, [self.tabs, *drawn, *edited], **AT_ONCE)
         draw.pass_on.click(self.pass_on, session, [self.tabs, edit.source], **AT_ONCE)

@@ -124,13 +124,28 @@ class Settings:
             negative = gr.Textbox(label="Negative prompt", placeholder="What should not be there", max_lines=3)
         # In the order of `Form`, after the prompt.
         self.fields = [size, wide, high, count, negative, guidance, seed, random_seed]
+        if edit:
+            self.fields += self._kept(default)
         self.seed, self.custom = seed, custom
         size.change(lambda value: gr.Row(visible=value == CUSTOM), size, custom, **AT_ONCE)
+
+    def _kept(self, guidance: float) -> list[Any]:
+        """What an edit keeps of its picture."""
+        with gr.Accordion("What stays as it is", open=False, elem_id="edit-kept"):
+            original = gr.Checkbox(False, label="Keep the source's size", info="Nothing is cropped")
+            by_picture = gr.Checkbox(False, label="Guidance by the picture", info="Apart from that by the words")
+            scale = gr.Slider(
+                0, 10, guidance, step=0.1, label="Image guidance", info="How closely to keep to it", visible=False
+            )
+            self.mask = picture_input("Region mask: white is drawn anew", "edit-mask", 160)
+            keep = gr.Checkbox(False, label="Keep its pixels outside of the mask")
+        by_picture.change(lambda own: gr.Slider(visible=own), by_picture, scale, **AT_ONCE)
+        return [by_picture, scale, original, keep]
 
     def of(self, engine: Engine, info: dict[str, Any]) -> Values:
         """What makes a picture once more."""
         _, *values = astuple(form_of(engine, info))
-        return dict(zip(self.fields, values, strict=True))
+        return dict(zip(self.fields, values[: len(self.fields)], strict=True))
 
 
 def history_of(session: Session) -> Any:

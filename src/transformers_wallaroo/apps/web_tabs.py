@@ -188,7 +188,7 @@ class EditTab:
         event = gr.on(
             [start.click, self.prompt.submit],
             self.run,
-            [session, self.source, self.prompt, *self.settings.fields],
+            [session, self.source, self.settings.mask, self.prompt, *self.settings.fields],
             [self.result, self.variants, self.status, self.settings.seed, self.download, self.pass_on, history],
             show_progress_on=self.status,
             show_progress="minimal",
@@ -198,19 +198,21 @@ class EditTab:
         self.variants.select(self.choose, session, [self.result, self.status, self.download], **AT_ONCE)
         self.pass_on.click(self.take, session, self.source, **AT_ONCE)
 
-    def run(self, session: Session, source: str | None, *values: Any) -> Iterator[Values]:
+    def run(self, session: Session, source: str | None, mask: str | None, *values: Any) -> Iterator[Values]:
         try:
             picture = open_picture(source, "Add the picture that is to be changed.")
             assert source is not None
-            jobs = jobs_of(self.engine, Form(*values), picture)
+            form = Form(*values)
+            jobs = jobs_of(self.engine, form, picture, None if mask is None else open_picture(mask, ""))
             yield {self.status: "Starting …", self.settings.seed: jobs[0].seed}
             grown: tuple[Any, ...] = ()
             before: Path | None = None
             with closing(make_pictures(self.engine, jobs)) as steps:
                 for step in steps:
                     if step.done:
+                        region = None if mask is None else Path(mask)
                         kept = [
-                            session.keep(made, Path(source), before_of(self.engine, picture, made.picture))
+                            session.keep(made, Path(source), before_of(self.engine, picture, made.picture), region)
                             for made in step.value
                         ]
                         yield {**self.show(session, kept), self.history: history_of(session)}
@@ -220,7 +222,9 @@ class EditTab:
                         yield {self.status: step.value.note}
                     else:
                         grown = step.value.pictures
-                        before = before or session.passing(before_of(self.engine, picture, grown[0]))
+                        if before is None:
+                            seen = before_of(self.engine, picture, grown[0], stretch=form.original_size)
+                            before = session.passing(seen)
                         yield {self.result: (before, session.passing(grown[0])), self.status: step.value.note}
         except TOLD as error:
             yield {self.status: warned(error)}
@@ -254,6 +258,7 @@ class EditTab:
         """A picture of the history."""
         settings = self.settings.of(self.engine, kept.info)
         words = {self.source: str(kept.source), self.prompt: kept.info["prompt"]}
+        words[self.settings.mask] = None if kept.mask is None else str(kept.mask)
         return {**words, **settings, **self.show(session, [kept])}
 
 

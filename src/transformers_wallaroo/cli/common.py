@@ -4,13 +4,14 @@
 import json
 import logging
 import os
-import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from ..wording import sentence
 
 if TYPE_CHECKING:
     from ..apps import Engine
@@ -70,14 +71,6 @@ class Commands(TyperGroup):
                 raise
             tell(f"wallaroo: {sentence(error)}")
             raise typer.Exit(USER_ERROR) from error
-
-
-def sentence(error: Exception) -> str:
-    """What an error says, on one line. That of a worker of a data loader says it at the end of its own traceback."""
-    text, kind = str(error), type(error).__name__
-    if "Original Traceback" in text:
-        text = re.split(rf"^(?:\w+\.)*{kind}: ", text, flags=re.MULTILINE)[-1]
-    return " ".join(text.split())
 
 
 def new_group(**options) -> typer.Typer:

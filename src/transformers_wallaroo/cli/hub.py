@@ -1,12 +1,13 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """`wallaroo push`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import USER_ERROR, new_group
+from .common import USER_ERROR, AsJson, new_group, print_json
 
 app = new_group()
 
@@ -42,6 +43,7 @@ def push(
     license: Annotated[
         str | None, typer.Option(metavar="ID", help="As the Hub names it, such as apache-2.0, where no card says it.")
     ] = None,
+    json: AsJson = False,
 ) -> None:
     """Push a checkpoint or a LoRA adapter to the Hub, with its card.
 
@@ -59,10 +61,16 @@ def push(
     for note in plan.notes:
         typer.echo(f"Note: {note}", err=True)
     if dry_run:
-        typer.echo(str(plan))
+        if json:
+            print_json(plan.as_json())
+        else:
+            typer.echo(str(plan))
         for problem in plan.problems:
             typer.echo(f"wallaroo: {problem}", err=True)
         raise typer.Exit(USER_ERROR if plan.problems else 0)
     pushed = hub.push(plan, private=private, branch=branch, message=message, update=update)
+    if json:
+        print_json(asdict(pushed))
+        return
     typer.echo(pushed.url)
     typer.echo(f"The card's snippets name revision {pushed.revision}.", err=True)

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 app = new_group()
 
 LARGEST_SEED = 2**31
+# What the engine calls an option of one prompt.
+NAMES = {
+    "`text`": "PROMPT",
+    "`negative_prompt`": "`--negative`",
+    "`region_mask`": "`--mask`",
+    "`keep_source`": "`--keep-source`",
+    "`speculative_window`": "`--speculative`",
+}
 EXAMPLES = {"generate": '"a red circle"', "edit": '"make the circle blue" --image circle.png'}
 
 Size = Annotated[
@@ -62,7 +70,7 @@ TopK = Annotated[int | None, typer.Option(min=1, metavar="N", help="Sample from 
 TopP = Annotated[float | None, typer.Option(min=0.001, max=1, metavar="X", help="Sample from this much probability.")]
 Speculative = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Guess N codes at each step, such as 16: faster, the same quality."),
+    typer.Option(min=1, metavar="N", help="Guess N codes at each step, 16 say, 64 at most: faster, the same quality."),
 ]
 Batch = Annotated[
     Path | None,
@@ -256,6 +264,8 @@ def edit(
 
     \b
     {"prompt": "make the circle blue", "image": "circle.png", "seed": 3, "output": "blue.png"}
+
+    A line may also have "mask", "image_guidance", "keep_source": true and "original_size": true.
     """
     run(Request("edit", **locals()))
 
@@ -279,8 +289,6 @@ def run(request: Request) -> None:
     if request.batch is not None:
         if request.prompt is not None or request.count != 1:
             raise ValueError("`--batch` has the prompts in its file: it does not go with PROMPT or -n.")
-        if request.mask is not None or request.keep_source or request.original_size:
-            raise ValueError("`--batch` does not go with --mask, --keep-source or --original-size.")
         make_lines(request)
         return
     if request.prompt is None or not request.prompt.strip():
@@ -305,29 +313,28 @@ def make_some(request: Request, prompt: str) -> None:
     seed = random.randrange(LARGEST_SEED) if request.seed is None else request.seed
     engine = request.engine()
     height, width = _size(request, engine)
-    jobs = [
-        ImageJob(
-            prompt,
-            picture,
-            None if request.image is None else str(request.image),
-            height,
-            width,
-            aspect,
-            seed + index,
-            request.negative or "",
-            request.sampling,
-            mask,
-            None if request.mask is None else str(request.mask),
-            request.original_size,
-            request.keep_source,
-        )
-        for index in range(request.count)
-    ]
     try:
+        jobs = [
+            ImageJob(
+                prompt,
+                picture,
+                None if request.image is None else str(request.image),
+                height,
+                width,
+                aspect,
+                seed + index,
+                request.negative or "",
+                request.sampling,
+                mask,
+                None if request.mask is None else str(request.mask),
+                request.original_size,
+                request.keep_source,
+            )
+            for index in range(request.count)
+        ]
         engine.prepare(jobs[:1])
     except ValueError as error:
-        names = {"`text`": "PROMPT", "`negative_prompt`": "`--negative`", "`region_mask`": "`--mask`"}
-        raise ValueError(re.sub("|".join(names), lambda found: names[found[0]], str(error))) from error
+        raise ValueError(re.sub("|".join(NAMES), lambda found: NAMES[found[0]], str(error))) from error
     with Report(request.json, len(jobs)) as report:
         for index, made in make_in_batches(engine, jobs, batch_size=request.batch_size, preview=request.preview):
             report.add(outputs.save(index, made), made.info)
@@ -364,6 +371,9 @@ def make_lines(request: Request) -> None:
         "seed": request.seed,
         "negative": request.negative,
         "image": None if request.image is None else os.path.relpath(request.image, request.batch.parent),
+        "mask": None if request.mask is None else os.path.relpath(request.mask, request.batch.parent),
+        "keep_source": request.keep_source or None,
+        "original_size": request.original_size or None,
     }
     engine = request.engine()
     lines = read_batch(

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """`wallaroo serve`."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from .common import Checkpoint, Device, new_group
 
 app = new_group()
 MEGABYTE = 10**6
+KEY_VARIABLE = "WALLAROO_API_KEY"
 
 
 @app.command()
@@ -22,7 +24,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="KEY",
-            envvar="WALLAROO_API_KEY",
+            envvar=KEY_VARIABLE,
             help="What clients must send. Rather by the environment: others see the arguments of a command.",
         ),
     ] = None,
@@ -59,6 +61,9 @@ def serve(
     Conversations with pictures at /v1/chat/completions, pictures at /v1/images/generations and /v1/images/edits;
     /health, /ready and /metrics. Ctrl-C ends it: what runs is finished first.
     """
+    # The library of commands takes a variable that is empty for one that is not set.
+    if api_key is None and KEY_VARIABLE in os.environ:
+        raise ValueError(f"`{KEY_VARIABLE}` is set, but empty. Give it a key, or unset it to let everybody in.")
     from ..apps import Engine
     from ..apps.server import ServerSettings, is_local, make_server
 

@@ -30,11 +30,13 @@ Turn = tuple[str, list[str | Callable[[], Image.Image]]]
 @router.post("/v1/chat/completions", summary="Answer a conversation, in which pictures may stand")
 async def complete(request: Request, body: ChatRequest) -> Response:
     service: Service = request.app.state.service
-    reader = AnswerReader(service, Patience(request, service.settings.timeout))
+    patience = Patience(request, service.settings.timeout)
+    reader = AnswerReader(service, patience)
     try:
         service.check_model(body.model)
         options = _options(body, service.settings)
-        turns = await _turns(body, service.settings)
+        # A client that leaves is fetched nothing for.
+        turns = await patience.wait(_turns(body, service.settings, len(await request.body())))
         await service.read(lambda: service.engine.prepare_answer(_messages(turns)))
         # What fails before the first piece still has a status of its own.
         await reader.begin(_messages(turns), body.stop, options)
@@ -175,8 +177,9 @@ def _options(body: ChatRequest, settings: ServerSettings) -> dict[str, Any]:
     return {**options, "seed": body.seed if body.seed is not None else secrets.randbelow(2**63)}
 
 
-async def _turns(body: ChatRequest, settings: ServerSettings) -> list[Turn]:
-    """The conversation, its pictures fetched and checked."""
+async def _turns(body: ChatRequest, settings: ServerSettings, size: int) -> list[Turn]:
+    """The conversation, its pictures fetched and checked; with them a request of `size` bytes may not be larger than
+    any other."""
     turns: list[Turn] = []
     pictures = 0
     for number, message in enumerate(body.messages):
@@ -195,7 +198,8 @@ async def _turns(body: ChatRequest, settings: ServerSettings) -> list[Turn]:
                 raise ApiError(400, f"`messages` may hold {settings.max_pictures} pictures.", param="messages")
             url, param = part.image_url.url, f"{param}.image_url"
             if url.startswith(("http://", "https://")):
-                data = await fetch_picture(url, settings, param)
+                data = await fetch_picture(url, settings, param, settings.max_body - size)
+                size += len(data)
             else:
                 data = decode_data_url(url, settings, param)
             parts.append(check_picture(data, settings, param))

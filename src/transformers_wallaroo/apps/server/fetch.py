@@ -77,8 +77,12 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-async def fetch_picture(url: str, settings: ServerSettings, param: str) -> bytes:
-    """The file behind a URL, within the size of an upload; an `ApiError` for whatever hinders it."""
+async def fetch_picture(url: str, settings: ServerSettings, param: str, left: int | None = None) -> bytes:
+    """The file behind a URL, within the size of an upload; an `ApiError` for whatever hinders it.
+
+    Args:
+        left: bytes that the request may still have; by default those of a whole request.
+    """
     if not settings.allow_urls:
         raise ApiError(
             400,
@@ -88,7 +92,7 @@ async def fetch_picture(url: str, settings: ServerSettings, param: str) -> bytes
         )
     try:
         with anyio.fail_after(SECONDS):
-            return await _follow(url, settings, param)
+            return await _follow(url, settings, param, settings.max_body if left is None else left)
     except NotPublic as error:
         # Says nothing of what is there: the server is no map of the network it stands in.
         raise ApiError(400, f"`{param}` leads to an address that is not public.", param=param) from error
@@ -106,7 +110,7 @@ async def fetch_picture(url: str, settings: ServerSettings, param: str) -> bytes
         raise ApiError(400, f"`{param}` cannot be fetched.", param=param) from error
 
 
-async def _follow(url: str, settings: ServerSettings, param: str) -> bytes:
+async def _follow(url: str, settings: ServerSettings, param: str, left: int) -> bytes:
     async with httpcore.AsyncConnectionPool(network_backend=PublicBackend()) as pool:
         for _ in range(REDIRECTS + 1):
             if urlsplit(url).scheme not in ("http", "https"):
@@ -115,23 +119,36 @@ async def _follow(url: str, settings: ServerSettings, param: str) -> bytes:
             host = urlsplit(url).netloc.rpartition("@")[2]
             headers = [("Host", host), ("Accept", "image/*"), ("Accept-Encoding", "identity")]
             async with pool.stream("GET", url, headers=headers) as response:
+                told = {name.lower(): value for name, value in response.headers}
                 if response.status in MOVED:
-                    told = {name.lower(): value for name, value in response.headers}
                     url = urljoin(url, told.get(b"location", b"").decode("ascii", "replace"))
                     continue
                 if response.status != 200:
                     raise ApiError(400, f"`{param}` gave the status {response.status}.", param=param)
-                return await _body(response, settings, param)
+                length = told.get(b"content-length", b"")
+                _check_size(int(length) if length.isdigit() else 0, settings, param, left)
+                return await _body(response, settings, param, left)
         raise ApiError(400, f"`{param}` leads on more than {REDIRECTS} times.", param=param)
 
 
-async def _body(response: httpcore.Response, settings: ServerSettings, param: str) -> bytes:
+async def _body(response: httpcore.Response, settings: ServerSettings, param: str, left: int) -> bytes:
     data = bytearray()
     async for piece in response.aiter_stream():
+        _check_size(len(data) + len(piece), settings, param, left)
         data += piece
-        if len(data) > settings.max_upload:
-            raise too_large(settings, param)
     return bytes(data)
+
+
+def _check_size(size: int, settings: ServerSettings, param: str, left: int) -> None:
+    if size > settings.max_upload:
+        raise too_large(settings, param)
+    if size > left:
+        raise ApiError(
+            413,
+            f"With `{param}` the request is larger than the {settings.max_body} bytes that are allowed: what is "
+            "fetched counts as if it had been sent.",
+            param=param,
+        )
 
 
 __all__ = ["PublicBackend", "fetch_picture", "is_public", "resolve"]

@@ -13,17 +13,20 @@ from PIL import Image
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from ..engine import NOT_TOLD, ImageJob, MadeImage
-from ..pictures import write_png
+from ..engine import NOT_TOLD, Engine, ImageJob, MadeImage
+from ..pictures import transparent_region, write_png
+from ..sizes import write_size
 from .batching import Work
 from .errors import ApiError, from_validation
-from .schema import ImageRequest
+from .schema import EditRequest, ImageRequest
 from .service import Patience, Service
 from .settings import ServerSettings
 from .uploads import check_picture
 
 router = APIRouter()
+Open = Callable[[], Image.Image]  # opens a picture anew each time
 MAX_FIELDS = 64
+SOURCE = ("image", "image[]")  # OpenAI's clients send a list by the second
 EDIT_SCHEMA = {
     "requestBody": {
         "required": True,
@@ -34,7 +37,8 @@ EDIT_SCHEMA = {
                     "required": ["image", "prompt"],
                     "properties": {
                         "image": {"type": "string", "format": "binary"},
-                        **ImageRequest.model_json_schema()["properties"],
+                        "mask": {"type": "string", "format": "binary"},
+                        **EditRequest.model_json_schema()["properties"],
                     },
                 }
             }
@@ -45,7 +49,7 @@ EDIT_SCHEMA = {
 
 @router.post("/v1/images/generations", summary="Draw pictures")
 async def generate(request: Request, body: ImageRequest) -> dict[str, Any]:
-    return await _make(request, body, None)
+    return await _make(request, body)
 
 
 @router.post("/v1/images/edits", summary="Change a picture", openapi_extra=EDIT_SCHEMA)
@@ -56,27 +60,54 @@ async def edit(request: Request) -> dict[str, Any]:
     async with request.form(max_files=service.settings.max_pictures, max_fields=MAX_FIELDS) as form:
         fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
         files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-        strange = sorted({name for name, _ in files} - {"image", "image[]"})
+        strange = sorted({name for name, _ in files} - {*SOURCE, "mask"})
         if strange:
-            raise ApiError(400, f"`{strange[0]}` is not served here: send one file, `image`.", param=strange[0])
-        if len(files) != 1:
-            raise ApiError(400, f"`image` must be one file, the source, but got {len(files)}.", param="image")
-        data = await files[0][1].read(service.settings.max_upload + 1)
+            told = f"`{strange[0]}` is not served here: send one file, `image`, and perhaps one, `mask`."
+            raise ApiError(400, told, param=strange[0])
+        image = await _one_file("image", [file for name, file in files if name in SOURCE], service.settings)
+        mask = await _one_file("mask", [file for name, file in files if name == "mask"], service.settings)
+    if image is None:
+        raise ApiError(400, "`image` must be one file, the source, but got 0.", param="image")
+    if "mask" in fields:
+        raise ApiError(400, "`mask` must be a file, whose transparent pixels say where to edit.", param="mask")
     try:
-        body = ImageRequest.model_validate(fields)
+        body = EditRequest.model_validate(fields)
     except ValidationError as error:
         raise from_validation(error) from error
-    return await _make(request, body, check_picture(data, service.settings, "image"))
+    return await _make(request, body, image, None if mask is None else await _region(mask, service))
 
 
-async def _make(request: Request, body: ImageRequest, source: Callable[[], Image.Image] | None) -> dict[str, Any]:
+async def _one_file(param: str, files: list[UploadFile], settings: ServerSettings) -> Open | None:
+    """What opens the one file of this name, if there is one."""
+    if not files:
+        return None
+    if len(files) > 1:
+        raise ApiError(400, f"`{param}` must be one file, but got {len(files)}.", param=param)
+    return check_picture(await files[0].read(settings.max_upload + 1), settings, param)
+
+
+async def _region(mask: Open, service: Service) -> Open:
+    try:
+        return await service.read(lambda: transparent_region(mask(), "mask"))
+    except ApiError as error:
+        error.param = "mask"
+        raise
+
+
+async def _make(
+    request: Request, body: ImageRequest, source: Open | None = None, region: Open | None = None
+) -> dict[str, Any]:
     """Makes the pictures of a request and says them."""
     service: Service = request.app.state.service
     service.check_model(body.model)
-    jobs = _jobs(body, source, service.settings)
+    if body.n > service.settings.max_images:
+        told = f"`n` must be at most {service.settings.max_images} here, but got {body.n}."
+        raise ApiError(400, told, param="n")
+    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     with Patience(request, service.settings.timeout) as patience:
         # Whatever is wrong with it is told before it takes a place, and before it joins the batch of others.
-        inputs = await service.read(service.engine.prepare, [_job(body, source, jobs[0].seed)])
+        inputs = await service.read(_prepare, service.engine, body, source, region, seed)
+        jobs = [_job(body, source, region, seed + index) for index in range(body.n)]
         works = [Work(job, key=tuple(sorted(job.sampling.items()))) for job in jobs]
         service.submit(works)
         made: list[MadeImage] = await service.finish(works, patience)
@@ -84,20 +115,21 @@ async def _make(request: Request, body: ImageRequest, source: Callable[[], Image
         "created": int(time.time()),
         "data": [await service.read(_said, image, service.name) for image in made],
         "output_format": "png",
-        "size": f"{made[0].picture.width}x{made[0].picture.height}",
+        "size": write_size(made[0].picture.height, made[0].picture.width),
         "usage": _usage(inputs, len(made)),
     }
 
 
-def _jobs(body: ImageRequest, source: Callable[[], Image.Image] | None, settings: ServerSettings) -> list[ImageJob]:
-    if body.n > settings.max_images:
-        raise ApiError(400, f"`n` must be at most {settings.max_images} here, but got {body.n}.", param="n")
-    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    return [_job(body, source, seed + index) for index in range(body.n)]
+def _prepare(engine: Engine, body: ImageRequest, source: Open | None, region: Open | None, seed: int) -> Any:
+    """The processor's inputs of the first picture; a `ValueError` names the fields as clients do."""
+    try:
+        return engine.prepare([_job(body, source, region, seed)])
+    except ValueError as error:
+        raise ValueError(str(error).replace("`region_mask`", "`mask`")) from error
 
 
-def _job(body: ImageRequest, source: Callable[[], Image.Image] | None, seed: int) -> ImageJob:
-    width, height = body.width_and_height
+def _job(body: ImageRequest, source: Open | None, region: Open | None, seed: int) -> ImageJob:
+    height, width = body.height_and_width
     return ImageJob(
         body.prompt,
         None if source is None else source(),
@@ -107,6 +139,9 @@ def _job(body: ImageRequest, source: Callable[[], Image.Image] | None, seed: int
         seed=seed,
         negative_prompt=body.negative_prompt,
         sampling=body.sampling,
+        region_mask=None if region is None else region(),
+        original_size=isinstance(body, EditRequest) and body.original_size,
+        keep_source=isinstance(body, EditRequest) and body.keep_source,
     )
 
 

@@ -1,14 +1,15 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """The fields of OpenAI's requests that are served, those that change nothing here, and those that are refused."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+from ..engine import MAX_WINDOW, SAMPLING
+from ..sizes import read_size
+
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -130,12 +131,11 @@ class ChatRequest(_Request):
 
 
 class ImageRequest(_Request):
-    """Of both `images/generations` and `images/edits`."""
+    """Of `images/generations`."""
 
     IGNORED = frozenset({"input_fidelity", "moderation", "quality", "safety_identifier", "style", "user"})
     REFUSED = {
         "background": ("auto", "opaque"),
-        "mask": (),
         "output_compression": (100, "100"),
         "output_format": ("png",),
         "partial_images": (0, "0"),
@@ -155,33 +155,38 @@ class ImageRequest(_Request):
     top_k: Annotated[int, Field(ge=0)] | None = None
     top_p: Share | None = None
     do_sample: bool | None = None
-    # Memory grows with it, and what is faster than this is not known.
-    speculative_window: Annotated[int, Field(ge=1, le=64)] | None = None
+    speculative_window: Annotated[int, Field(ge=1, le=MAX_WINDOW)] | None = None
 
     @field_validator("size")
     @classmethod
     def _width_x_height(cls, value: str) -> str:
-        if value != "auto" and not SIZE.fullmatch(value):
+        if value != "auto" and read_size(value) is None:
             raise ValueError(
                 f"`size` must be WIDTHxHEIGHT in pixels, such as 512x768, or auto, but got {value[:40]!r}."
             )
         return value
 
     @property
-    def width_and_height(self) -> tuple[int, int] | tuple[None, None]:
+    def height_and_width(self) -> tuple[int, int] | tuple[None, None]:
         """In pixels, where the size was told."""
-        match = SIZE.fullmatch(self.size)
-        return (int(match[1]), int(match[2])) if match else (None, None)
+        return read_size(self.size) or (None, None)
 
     @property
     def sampling(self) -> dict[str, Any]:
         """What `ImageJob.sampling` gets; a temperature of 0 means the likeliest code, as in conversations."""
-        names = ("guidance_scale", "temperature", "top_k", "top_p", "do_sample", "speculative_window")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: value for name in SAMPLING if (value := getattr(self, name, None)) is not None}
         if given.get("temperature") == 0:
             del given["temperature"]
             given["do_sample"] = False
         return given
 
 
-__all__ = ["ChatRequest", "ImagePart", "ImageRequest", "Message", "TextPart"]
+class EditRequest(ImageRequest):
+    """Of `images/edits`, beside its files."""
+
+    image_guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    original_size: bool = False
+    keep_source: bool = False
+
+
+__all__ = ["ChatRequest", "EditRequest", "ImagePart", "ImageRequest", "Message", "TextPart"]

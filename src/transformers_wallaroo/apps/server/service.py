@@ -11,6 +11,7 @@ import anyio.to_thread
 from starlette.requests import Request
 from transformers.utils import logging
 
+from ...wording import sentence
 from ..engine import AnswerEnd, Engine, ImageJob
 from ..streaming import Stopped
 from .batching import Closing, QueueFull, Scheduler, Work
@@ -150,7 +151,7 @@ class Service:
         try:
             return await anyio.to_thread.run_sync(call, *arguments, limiter=self._readers)
         except ValueError as error:
-            raise ApiError(400, " ".join(str(error).split())) from error
+            raise ApiError(400, sentence(error)) from error
 
     def submit(self, works: Sequence[Work]) -> None:
         try:
@@ -226,7 +227,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, (Stopped, CancelledError)):
         return going_down()
     if isinstance(error, ValueError):
-        return ApiError(400, " ".join(str(error).split()))
+        return ApiError(400, sentence(error))
     logger.error("A request failed.", exc_info=error)
     return failed()
 
