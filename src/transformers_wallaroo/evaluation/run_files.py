@@ -90,6 +90,15 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is no JSON ({error}): it is not as a run wrote it. Take another folder.") from error
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def checkpoint_hash(checkpoint: str | Path) -> str:
     """SHA-256 of a checkpoint's weights, configs and tokenizer; of one on the Hub, of the files in the cache."""
     folder = Path(checkpoint)
@@ -119,6 +128,7 @@ __all__ = [
     "RUN",
     "changes_between",
     "checkpoint_hash",
+    "file_hash",
     "is_readable",
     "picture_hash",
     "picture_size",
