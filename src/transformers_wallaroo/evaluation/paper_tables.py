@@ -68,7 +68,8 @@ def paper_tables() -> tuple[PaperTable, ...]:
                 f"{entry['name']}/{name}",
                 column["title"],
                 float(column["paper"]),
-                *map(float, column["range"]),
+                least=float(column["range"][0]),
+                most=float(column["range"][1]),
                 lmms=column.get("lmms", {}),
                 times=column.get("times", 1),
             )

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import check_path, tiny_path, usable_device, versions
+from ..embedded import check_path, checkpoint_hash, tiny_path, usable_device, versions
 from ..image_processing_wallaroo import WallarooImageProcessor
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..shapes.world import CELL, render
@@ -28,7 +28,7 @@ from .distances import FEATURES, Distances, Extractor, Inception, check_weights,
 from .measuring import REPORT, SIZE, Measure, MeasureStore, Pictures, measure_pictures
 from .picture_metrics import psnr, ssim
 from .processes import Processes
-from .run_files import PARTIAL, checkpoint_hash, file_hash, write_json, write_whole
+from .run_files import PARTIAL, file_hash, write_json, write_whole
 from .run_notes import note_end
 
 SHAPES, SHAPES_SEED, SHAPES_PICTURES = "shapes", 1_000_003, 200

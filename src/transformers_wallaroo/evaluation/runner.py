@@ -14,10 +14,10 @@ from typing import Any
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import load_checkpoint, tiny_path
+from ..embedded import checkpoint_hash, load_checkpoint, tiny_path
 from ..training.preview import make_images
 from .processes import Processes
-from .run_files import PARTIAL, PICTURES, checkpoint_hash, is_readable, picture_hash, write_whole
+from .run_files import PARTIAL, PICTURES, is_readable, picture_hash, write_whole
 from .run_notes import as_json, check_same, earlier_run, is_on_cpu, note, note_begin, note_end
 from .samples import Benchmark, BenchmarkSample, Job, jobs_of, paste_grid
 from .settings import generate_options, template_of
