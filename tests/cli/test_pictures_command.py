@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from transformers_wallaroo.apps import read_picture_info
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.shapes import make_sample
+
+from killing import killed_at
 
 
 @pytest.fixture

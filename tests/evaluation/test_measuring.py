@@ -22,6 +22,7 @@ from transformers_wallaroo.evaluation.report_page import save_report_page
 from transformers_wallaroo.shapes.world import render
 from transformers_wallaroo.training.vq_report import report_scenes
 
+from forking import in_processes
 from measured_pictures import means, measure
 
 pytest.importorskip("torchmetrics", reason="it is in the extra `metrics`")
@@ -95,9 +96,30 @@ def test_a_killed_run_goes_on_and_loses_and_redoes_nothing(folder, whole, tmp_pa
     assert run["complete"] and len(run["sessions"]) == 2 and not (output / ".partial").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_make_what_one_makes(folder, whole, tmp_path, kind):
+    """At once, and after half of what was measured is lost."""
+    reports = in_processes(lambda _rank: measure(kind, folder, tmp_path / "two"), tmp_path / "told")
+    expected = json.loads((whole / kind / "report.json").read_text())
+    # Both have the numbers, whoever has put them together.
+    assert reports == [expected, expected]
+    assert contents(tmp_path / "two") == contents(whole / kind)
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["sessions"][0]["processes"] == 2
+    for path in MeasureStore(tmp_path / "two").files()[::2]:
+        path.unlink()
+    again = in_processes(lambda _rank: measure(kind, folder, tmp_path / "two", resume=True), tmp_path / "told again")
+    assert again == [expected, expected] and contents(tmp_path / "two") == contents(whole / kind)
+
+    def refused(_rank):
+        with pytest.raises(ValueError, match="has a run already"):  # that of the first process, in both
+            measure(kind, folder, tmp_path / "two")
+
+    in_processes(refused, tmp_path / "refused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_accelerate_launches_two_processes(folder, whole, tmp_path, kind):
     process = started(kind, folder, tmp_path / "two", processes=2)
     out, told = process.communicate(timeout=600)
     assert process.returncode == 0, told[-3000:]
