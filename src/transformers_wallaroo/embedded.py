@@ -15,7 +15,18 @@ from .modeling_wallaroo import WallarooForConditionalGeneration
 from .processing_wallaroo import WallarooProcessor
 
 TINY = Path(__file__).parent / "tiny"
-CHUNK = 2**16  # bytes
+CHUNK, PLACE = 2**24, 2**16  # bytes that are read at once, and those of a place where a few stand for all
+# Files of a checkpoint that what it says and draws depends on.
+CHECKPOINT_FILES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 def tiny_path() -> Path:
@@ -59,23 +70,35 @@ def check_is_wallaroo(config: Any, path: str | Path) -> WallarooConfig:
     return config
 
 
-def fingerprint(checkpoint: str | Path) -> str:
-    """16 hexadecimal digits that tell a folder's weights and configuration from others, without reading all of them:
-    names, sizes, the headers of the weights, and 64 KiB at each of 17 places of a file, its first and last among them.
+def checkpoint_hash(checkpoint: str | Path, *, quick: bool = False) -> str:
+    """SHA-256 of a checkpoint's weights, configs and tokenizer; of one on the Hub, of the files in the cache.
+
+    Args:
+        quick: 16 hexadecimal digits without reading all of the weights: names, sizes, and 64 KiB at each of 17 places
+            of a file, its first and last among them. It tells a checkpoint from others of another training, but not
+            always from one in which a few weights were changed.
     """
     folder = Path(checkpoint)
-    files = sorted(path for kind in ("*.safetensors", "*.json", "*.jinja") for path in folder.glob(kind))
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(checkpoint), allow_patterns=list(CHECKPOINT_FILES)))
+    files = sorted({path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)})
     if not files:
         raise ValueError(f"`checkpoint` must be the folder of one, but {folder} has no safetensors and no JSON files.")
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
-        total.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            for place in range(17):
-                file.seek(max(size - CHUNK, 0) * place // 16)
-                total.update(file.read(CHUNK))
-    return total.hexdigest()[:16]
+            if quick:
+                for place in range(17):
+                    file.seek(max(size - PLACE, 0) * place // 16)
+                    digest.update(file.read(PLACE))
+            else:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()[: 16 if quick else None]
 
 
 def versions() -> dict[str, str]:
@@ -115,7 +138,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 __all__ = [
     "check_is_wallaroo",
     "check_path",
-    "fingerprint",
+    "checkpoint_hash",
     "load_checkpoint",
     "tiny_path",
     "usable_device",

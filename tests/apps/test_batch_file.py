@@ -84,7 +84,7 @@ def test_what_an_edit_keeps(write, engine, tmp_path):
     ("line", "message"),
     [
         ("{", r"line 2 is no JSON: .* at column"),
-        ("[1]", r"line 2 must be an object"),
+        ("[1]", r"line 2 must be a JSON object such as .*, but is \[1\]"),
         ({"promt": "a"}, r"line 2: there is no field `promt`, only prompt, image.*Did you mean `prompt`\?"),
         ({"seed": 3}, r"line 2: `prompt` is missing or empty"),
         ({"prompt": " "}, r"line 2: `prompt` is missing or empty"),
@@ -132,7 +132,7 @@ def test_other_files_are_refused(write, engine, tmp_path):
     with pytest.raises(ValueError, match="has no lines"):
         read_batch(write(""), engine, tmp_path)
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
-    with pytest.raises(ValueError, match="must be a text file in UTF-8"):
+    with pytest.raises(ValueError, match="must be text in UTF-8"):
         read_batch(tmp_path / "latin.jsonl", engine, tmp_path)
 
 

@@ -241,17 +241,17 @@ def test_bad_jobs(engine):
 def test_what_it_is(engine):
     assert engine.name == "wallaroo-tiny" and engine.cell == 16
     assert (64, 64) in engine.usual_sizes
-    assert engine.checkpoint_hash == embedded.fingerprint(tiny_path())
+    assert engine.checkpoint_hash == embedded.checkpoint_hash(tiny_path(), quick=True)
 
 
-def test_fingerprint_tells_folders_apart(tmp_path):
+def test_quick_hashes_tell_folders_apart(tmp_path):
     from safetensors.torch import save_file
 
     def folder(name, weight, config="{}"):
         (tmp_path / name).mkdir()
         save_file({"weight": weight}, tmp_path / name / "model.safetensors")
         (tmp_path / name / "config.json").write_text(config)
-        return embedded.fingerprint(tmp_path / name)
+        return embedded.checkpoint_hash(tmp_path / name, quick=True)
 
     weight = torch.arange(2**18, dtype=torch.float32)  # 16 times a chunk
     first = folder("first", weight)
@@ -263,7 +263,7 @@ def test_fingerprint_tells_folders_apart(tmp_path):
         assert first != folder(f"at-{place}", other)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"`checkpoint` must be the folder of one, but .*empty has no safetensors"):
-        embedded.fingerprint(tmp_path / "empty")
+        embedded.checkpoint_hash(tmp_path / "empty")
 
 
 def test_pictures_may_be_of_other_modes(engine):

@@ -84,13 +84,6 @@ def test_the_variable_names_the_checkpoint(tmp_path, monkeypatch, name):
     assert told.exit_code == 2 and "/nowhere" in told.stderr and "embedded" not in told.stderr
 
 
-@pytest.mark.parametrize("arguments", [["vq"], ["fid", ".", "."]])
-def test_several_processes_are_refused(tmp_path, monkeypatch, arguments):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    told = invoke(*arguments, "--json", tmp_path / "out.json")
-    assert told.exit_code == 2 and "compute in one process, but WORLD_SIZE says that 2 were started" in told.stderr
-
-
 def test_json_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     """A kill before the file has its name leaves the one that was there."""
     Image.new("RGB", (32, 32), "white").save(tmp_path / "white.png")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from PIL import Image
 from transformers_wallaroo.apps import read_picture_info
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.shapes import make_sample
+
+from killing import killed_at
 
 
 @pytest.fixture
@@ -213,6 +216,23 @@ def test_checkpoint_comes_from_option_or_environment(wallaroo):
     wallaroo.run("generate", "a", "-o", "c.png", "--dtype", "bfloat16", "--device", "cpu")
     assert wallaroo.loaded[-1][0] is None and str(wallaroo.loaded[-1][1]["dtype"]) == "torch.bfloat16"
     assert wallaroo.loaded[-1][1]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_killed_batch_goes_on(wallaroo, after):
+    """Killed before and after the bytes of a picture are written: only whole pictures have their names."""
+    lines = [{"prompt": "two stars", "size": "64x32", "seed": seed} for seed in range(4)]
+    (wallaroo.folder / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    wallaroo.run("generate", "--batch", "list.jsonl", "-o", "whole", "--batch-size", 1)
+    command = ("generate", "--batch", "list.jsonl", "-o", "out", "--batch-size", 1)
+    killed_at(Image.Image, "save", 3, lambda: wallaroo.run(*command), after=after)
+    before = {path: os.stat(path).st_mtime_ns for path in Path("out").glob("*.png") if not path.name.startswith(".")}
+    assert sorted(path.name for path in before) == ["list-0001.png", "list-0002.png"]
+    result = wallaroo.run(*command)
+    assert "2 of 4 pictures are there already and are kept" in result.stderr
+    assert all(os.stat(path).st_mtime_ns == was for path, was in before.items())
+    for path in Path("whole").iterdir():
+        assert Image.open(path).tobytes() == Image.open(Path("out") / path.name).tobytes()
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):

@@ -15,6 +15,7 @@ from transformers_wallaroo.conversion import configs, writing
 
 import conversion_commands
 import convert_checkpoint
+from killing import killed_at
 from reference import LOGITS, assert_close, case, images
 
 VQ = "model.vq_model."
@@ -528,6 +529,23 @@ def test_failure_midway_leaves_all_as_it_was(error, earlier, released, monkeypat
     assert released.content(released.folder) == before
     assert [path for path in released.output.parent.iterdir() if path != released.output] == []
     assert released.output.exists() == earlier
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_kill_midway_leaves_what_was_there_and_the_same_command_ends(earlier, released):
+    """What was half written stays in a hidden folder beside it; nothing takes that for a checkpoint."""
+    if earlier:
+        released.convert()
+        before = released.content(released.output)
+    killed_at(writing, "save_file", 2, lambda: released.convert(max_shard_size="1MB"))
+    assert released.output.exists() == earlier
+    if earlier:
+        assert released.content(released.output) == before
+    left = [path for path in released.output.parent.iterdir() if path != released.output]
+    assert [path.name.startswith(f".{released.output.name}.") for path in left] == [True]
+    assert not (left[0] / writing.RECORD).exists()
+    released.convert(max_shard_size="1MB")
+    assert len(list(released.output.glob("*.safetensors"))) > 1
 
 
 def test_failure_of_the_last_step_brings_the_earlier_result_back(released, monkeypatch):

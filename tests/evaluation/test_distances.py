@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from transformers_wallaroo.evaluation import distances
-from transformers_wallaroo.evaluation.distances import Distances, Inception, missing_libraries
+from transformers_wallaroo.evaluation.distances import Distances, Inception, features_of, missing_libraries
 
 pytest.importorskip("torchmetrics", reason="it is in the extra `metrics`")
 
@@ -34,10 +34,10 @@ def frechet(x, y):
 
 def test_values():
     real, made = pictures(1, 100), pictures(2, 120)
-    metric = Distances(extractor, sizes=(2, 2))
+    metric = Distances()
     for part in real.chunk(3):
-        metric.add(part, real=True)
-    metric.add(made, real=False)
+        metric.add(features_of(extractor, part), real=True)
+    metric.add(features_of(extractor, made), real=False)
     found = metric.compute()
     for name, place in (("fid", 0), ("sfid", 1)):
         expected = frechet(extractor(real)[place], extractor(made)[place])
@@ -47,9 +47,9 @@ def test_values():
 
 
 def test_the_same_pictures_have_no_distance():
-    metric = Distances(extractor, sizes=(2, 2))
+    metric = Distances()
     for real in (True, False):
-        metric.add(pictures(1, 100), real=real)
+        metric.add(features_of(extractor, pictures(1, 100)), real=real)
     found = metric.compute()
     assert found["fid"] == pytest.approx(0, abs=1e-6) and found["sfid"] == pytest.approx(0, abs=1e-6)
     assert metric.compute() == found
@@ -59,9 +59,9 @@ def test_the_same_pictures_have_no_distance():
 
 
 def test_too_few_pictures():
-    metric = Distances(extractor, sizes=(2, 2))
-    metric.add(pictures(1, 100), real=True)
-    metric.add(pictures(1, 100)[:1], real=False)
+    metric = Distances()
+    metric.add(features_of(extractor, pictures(1, 100)), real=True)
+    metric.add(features_of(extractor, pictures(1, 100)[:1]), real=False)
     with pytest.raises(ValueError, match=r"FID needs 2 pictures of each kind at least, but got 1 and, .* 400"):
         metric.compute()
 

@@ -60,7 +60,7 @@ def test_wrong_fields_are_named_with_their_line(tmp_path, change, message):
 def test_files_that_are_something_else(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a photo of a cat\n")
-    with pytest.raises(ValueError, match=r"prompts.txt, line 1: this is no JSON \(Expecting value at character 1\)"):
+    with pytest.raises(ValueError, match=r"prompts.txt, line 1 is no JSON: Expecting value at column 1"):
         read(path)
     path.write_text('{"key": "x", "instruction": "y"}\n')
     with pytest.raises(ValueError, match=r"no field 'tag'.* It has 'key', 'instruction': is this the file of another"):

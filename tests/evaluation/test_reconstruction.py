@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from transformers_wallaroo.embedded import load_checkpoint
 from transformers_wallaroo.evaluation import reconstruction
-from transformers_wallaroo.evaluation.reconstruction import batches_of_a_size, compare_folders, evaluate_vq, pictures_in
+from transformers_wallaroo.evaluation.reconstruction import compare_folders, evaluate_vq, pictures_in
 from transformers_wallaroo.shapes.world import render
 from transformers_wallaroo.training.encoding import load_vq
 from transformers_wallaroo.training.vq_report import report_scenes
@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read_are_listed(folder, tmp_path, monkeypatch):
     assert report["pictures"] == sum(report["sizes"].values()) == 4 and set(report["versions"]) > {"python", "torch"}
     [entry] = report["unreadable"]
     assert entry["path"] == str(tmp_path / "some" / "1.png") and "cannot be decoded" in entry["error"]
-    monkeypatch.setattr(reconstruction, "Distances", lambda _: Counted())
+    monkeypatch.setattr(reconstruction, "Distances", Counted)
     report = compare_folders(tmp_path / "some", folder, extractor=means, device="cpu", show_progress=False)
     assert report["pictures"] == report["added"] == [4, 5] and report["unreadable"] == [entry]
     (tmp_path / "none").mkdir()
@@ -96,31 +96,14 @@ def test_files_that_cannot_be_read_are_listed(folder, tmp_path, monkeypatch):
         compare_folders(tmp_path / "none", folder, extractor=means, device="cpu", show_progress=False)
 
 
-def test_pictures_of_many_sizes_do_not_pile_up():
-    read = []
-
-    def pictures():
-        for number in range(100):
-            read.append(number)
-            yield Image.new("RGB", (1 + number // 2, 4))
-
-    given, held = [], []
-    for batch in batches_of_a_size(pictures(), 4):
-        assert len({picture.size for picture in batch}) == 1
-        held.append(len(read) - len(given))
-        given += batch
-    assert max(held) == 8 * 4 + 1
-    assert sorted(picture.width for picture in given) == sorted(1 + number // 2 for number in range(100))
-
-
 class Counted:
     """In place of distances: how many pictures of each folder came."""
 
     def __init__(self):
         self.added = [0, 0]
 
-    def add(self, pictures, *, real):
-        self.added[real] += len(pictures)
+    def add(self, features, *, real):
+        self.added[real] += len(features["pooled"])
 
     def compute(self):
         return {"added": self.added}
@@ -135,7 +118,7 @@ def means(pictures):
 def test_distances_of_reconstructions_and_of_folders(folder, tmp_path, monkeypatch):
     pytest.importorskip("torchmetrics", reason="it is in the extra `metrics`")
     whole = reconstruction.Distances
-    monkeypatch.setattr(reconstruction, "Distances", lambda extractor: whole(extractor, sizes=(3, 3), splits=2))
+    monkeypatch.setattr(reconstruction, "Distances", lambda: whole(splits=2))
     report = evaluate_vq(pictures=folder, extractor=means, device="cpu", show_progress=False)
     assert 0 <= report["rfid"] < 5 and report["inception_score"] >= 1 and "rsfid" in report
     same = compare_folders(folder, folder, extractor=means, device="cpu", show_progress=False)

@@ -16,12 +16,14 @@ from PIL import Image
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooVQModel
 from transformers_wallaroo.modeling_wallaroo_vq import ENCODE_CHUNK
 from transformers_wallaroo.shapes import ShapesDataset
+from transformers_wallaroo.training import encoding
 from transformers_wallaroo.training.codes import EncodedDataset, tokenizer_hash
 from transformers_wallaroo.training.encoding import encode_dataset, encode_recipe, load_tokenizer
 from transformers_wallaroo.training.mixture import MixtureDataset
 from transformers_wallaroo.training.run import build_trainer, mixture, run_stage
 from transformers_wallaroo.training.stages import StageConfig, load_model
 
+from killing import killed_at
 from small import collator_of
 
 
@@ -196,6 +198,26 @@ def test_a_stopped_run_goes_on_where_it_was(encode, tmp_path):
     assert sorted(set(resumed.asked)) == [0, *range(4, 11)]  # sample 0 tells the task
     assert encoding["complete"] and encoding["samples"] == 11
     assert rows_of(tmp_path / "codes") == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "kept"),
+    [
+        (ShapesDataset, "__getitem__", 10, 2),  # a sample of the third shard
+        (encoding.pq, "write_table", 2, 1),  # the second shard is not begun
+        (encoding.os, "replace", 3, 1),  # and here it is written, but has not its name
+    ],
+)
+def test_a_killed_run_goes_on_and_loses_and_redoes_nothing(encode, tmp_path, owner, name, call, kept):
+    encode(ShapesDataset("generate", 4, 11), "whole")
+    killed_at(owner, name, call, lambda: encode(ShapesDataset("generate", 4, 11)))
+    folder = tmp_path / "codes"
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("shard-*")}
+    assert len(before) == kept and not json.loads((folder / "encoding.json").read_text())["complete"]
+    resumed = watched("generate", 4, 11)
+    assert encode(resumed)["complete"] and sorted(set(resumed.asked)) == [0, *range(4 * kept, 11)]
+    assert all((path.stat().st_mtime_ns, path.read_bytes()) == was for path, was in before.items())
+    assert rows_of(folder) == rows_of(tmp_path / "whole") and not list(folder.glob(".*"))
 
 
 def test_lost_and_damaged_shards_are_made_anew(encode, tmp_path):

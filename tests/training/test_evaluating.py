@@ -15,7 +15,8 @@ from transformers_wallaroo.training import trainer as trainer_module
 from transformers_wallaroo.training.preview import MARGIN, contact_sheet, draw_preview, make_images
 from transformers_wallaroo.training.trainer import WallarooTrainer
 
-from small import collator_of, in_processes, losses_of, samples_of, trainer_of
+from forking import in_processes
+from small import collator_of, losses_of, samples_of, trainer_of
 
 SAMPLES = samples_of("understand", "generate", "generate", "edit", "understand", "understand", "edit")
 NAMES = ("understand_text", "generate_text", "generate_image", "edit_text", "edit_image")

@@ -8,6 +8,7 @@ import json
 import pytest
 from PIL import Image
 
+from transformers_wallaroo.training.data.check import check_mixture
 from transformers_wallaroo.training.data.drops import DroppedSample
 from transformers_wallaroo.training.sources import open_source
 
@@ -405,6 +406,95 @@ def test_rows_with_nothing_in_a_field_are_left_out(tmp_path, task, layout, rows,
     with pytest.raises(DroppedSample, match=rf"rows.json, .*{complaint}") as caught:
         read[0]
     assert caught.value.reason == "mismatch"
+
+
+TALK = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "."}]
+QUESTION = {"question": "?", "choices": {"label": ["A"], "text": ["x"]}, "answerKey": "A"}
+EDIT = {"instruction": "x", "input": "a.png", "output": "a.png"}
+DRAWING = {"input_prompt": "x", "output_image": "a.png"}
+
+
+@pytest.mark.parametrize(
+    ("task", "layout", "row"),
+    [
+        *(("understand", "llava", {"conversations": value}) for value in (5, "text", {"from": "gpt"}, [5], [[]])),
+        ("understand", "llava", {"conversations": [{"from": ["human"], "value": "?"}, TALK[1]]}),
+        ("understand", "llava", {"conversations": [{"from": "human", "value": 5}, TALK[1]]}),
+        *(("understand", "llava", {"conversations": TALK, "image": value}) for value in (5, [5], {"a": 1}, [["a"]])),
+        *(("understand", "llava", {"conversations": TALK, "video": value}) for value in (5, [None], {"path": 5})),
+        *(("understand", "commonsense_qa", {**QUESTION, "question": value}) for value in (5, ["?"], {})),
+        *(("understand", "commonsense_qa", {**QUESTION, "choices": value}) for value in (5, "A", [5], ["A"])),
+        ("understand", "commonsense_qa", {**QUESTION, "choices": {"label": 5, "text": ["x"]}}),
+        ("understand", "commonsense_qa", {**QUESTION, "choices": {"label": ["A"], "text": [5]}}),
+        *(("understand", "commonsense_qa", {**QUESTION, "answerKey": value}) for value in (5, ["A"])),
+        *(("generate", "sharegpt4o_image", {**DRAWING, "input_prompt": value}) for value in (5, ["x"], {})),
+        *(("generate", "opengpt4o_image", {**DRAWING, "output_image": value}) for value in (5, ["a.png"], {"a": 1})),
+        *(("edit", "sharegpt4o_image", {**DRAWING, "input_image": value}) for value in (5, [5], [["a.png"]])),
+        *(("edit", "gpt_image_edit", {**EDIT, "instruction": value}) for value in (5, ["x"], {})),
+        *(("edit", "gpt_image_edit", {**EDIT, "input": value}) for value in (5, ["a.png"], True)),
+        *(("edit", "gpt_image_edit", {**EDIT, "output": value}) for value in (5, {"a": 1})),
+        *(("generate", "jsonl", {"prompt": value, "image": "a.png"}) for value in (5, [], [5], {}, None)),
+        *(("generate", "jsonl", {"prompt": "x", "image": value}) for value in (5, ["a.png"], {"a": 1}, None)),
+        *(("generate", "jsonl", {"prompt": "x", "image": "a.png", "height": value}) for value in ("64", [64], True)),
+        ("edit", "jsonl", {"prompt": "x", "image": "a.png", "source_image": ["a.png", "a.png"]}),
+        *(("understand", "jsonl", {"messages": value}) for value in (5, "text", {}, [5], [{"role": {}}], None)),
+        (
+            "understand",
+            "jsonl",
+            {"messages": [{"role": "user", "content": [5]}, {"role": "assistant", "content": "."}]},
+        ),
+        ("understand", "jsonl", {"conversations": TALK, "images": [5]}),
+        *(("generate", "parquet", {"prompt": value, "image": "a.png"}) for value in (5, ["x", 5], {"a": 1})),
+        *(("generate", "parquet", {"prompt": "x", "image": value}) for value in (5, ["a.png"], {"a": 1})),
+        *(("understand", "parquet", {"messages": value}) for value in (5, [5], {"a": 1})),
+        ("understand", "parquet", {"messages": TALK, "images": 5}),
+    ],
+)
+def test_fields_of_another_type_are_left_out_and_counted(tmp_path, small_processor, task, layout, row):
+    """Never a `TypeError`: the row is named, the others are read, and `data check` counts it."""
+    good = {
+        "llava": {"conversations": TALK},
+        "commonsense_qa": QUESTION,
+        "gpt_image_edit": EDIT,
+        "sharegpt4o_image": {**DRAWING, "input_image": ["a.png"]},
+        "opengpt4o_image": DRAWING,
+    }.get(layout, {"conversations": TALK} if task == "understand" else {"prompt": "x", "image": "a.png"})
+    if layout in ("jsonl", "parquet") and task == "edit":
+        good = {**good, "source_image": "a.png"}
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    for place in (tmp_path, folder):  # paths start at the folder above, at that of the file, or at `images`
+        (place / "a.png").write_bytes(picture_bytes(samples("generate", 1)[0]["image"]))
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in (row, good)))
+    # Rows of JSON lines: a column of Parquet has one type.
+    options = {"path": str(file), **({"images": str(folder)} if layout in ("llava", "parquet") else {})}
+    read = opened(task, layout, **options)
+    with pytest.raises(DroppedSample, match=r"rows.jsonl, (row|line) 1") as caught:
+        read[0]
+    assert caught.value.reason in ("mismatch", "unreadable")
+    assert collator_of(small_processor)([read[1]])["input_ids"].shape[0] == 1
+    [check] = check_mixture({task: {layout: options}}, collator_of(small_processor), show_progress=False)
+    assert (check.read, check.kept, check.faults, check.error) == (2, 1, 1, None)
+
+
+@pytest.mark.parametrize("label", [[1.5], [[1]], [{"a": 1}], [float("inf")], ["tench"]])
+def test_labels_that_are_no_numbers(tmp_path, label):
+    picture = picture_bytes(samples("generate", 1)[0]["image"])
+    file = write_parquet(tmp_path / "a.parquet", [{"image": {"bytes": picture}, "label": label[0]}])
+    (tmp_path / "names.txt").write_text("tench\ngoldfish\n")
+    read = opened("generate", "imagenet", path=str(file), classes=str(tmp_path / "names.txt"))
+    with pytest.raises(DroppedSample, match=r"row 1 has the label .*, which is no (whole )?number") as caught:
+        read[0]
+    assert caught.value.reason == "mismatch"
+
+
+def test_a_name_that_is_too_long_for_a_path(tmp_path):
+    row = {"conversations": TALK, "image": "a" * 5000}
+    read = opened("understand", "llava", path=str(write(tmp_path / "rows.json", [row])), images=str(tmp_path))
+    with pytest.raises(DroppedSample, match="row 1 names 'aaa") as caught:
+        read[0]
+    assert caught.value.reason == "missing_file"
 
 
 def test_rows_of_parquet_with_nothing_in_a_field_are_left_out(tmp_path):

@@ -328,7 +328,7 @@ def test_folders_are_for_pictures_to_draw(tmp_path):
     [
         ('{"prompt": "x"}\nno json', "edits.jsonl, line 2 is no JSON"),
         ('{"task": "generate"}', "edits.jsonl, line 1 must be a sample of 'edit', but is"),
-        ("[1]", "edits.jsonl, line 1 must be a sample of 'edit'"),
+        ("[1]", r"edits.jsonl, line 1 must be a JSON object, but is \[1\]"),
     ],
 )
 def test_lines_that_are_no_samples_are_refused_with_their_number(tmp_path, text, complaint):

@@ -3,11 +3,7 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from transformers_wallaroo.training.run import run_stage
 from transformers_wallaroo.training.stages import StageConfig
 from transformers_wallaroo.training.trainer import WallarooTrainer
 
+from killing import killed_at
 from small import PARTS_4, TASKS, losses_of
 
 STEPS = 7
@@ -55,23 +52,9 @@ def killed(config: StageConfig, method: str, call: int, **options: bool) -> None
     def run():
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
-        whole: Callable = getattr(WallarooTrainer, method)
-        calls = []
-
-        def dying(*args, **kwargs):
-            calls.append(1)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return whole(*args, **kwargs)
-
-        setattr(WallarooTrainer, method, dying)
         run_stage(config, **options)
-        os._exit(0)
 
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
+    killed_at(WallarooTrainer, method, call, run)
 
 
 def log_of(folder: Path) -> list[dict[str, float]]:

@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 from transformers_wallaroo.training.collator import DROP_REASONS
 from transformers_wallaroo.training.trainer import SpikeGuard, WallarooTrainingArguments
 
-from small import TASKS, collator_of, gradients, in_processes, largest_difference, losses_of, samples_of, trainer_of
+from forking import in_processes
+from small import TASKS, collator_of, gradients, largest_difference, losses_of, samples_of, trainer_of
 
 # Batches of one or two of these lack tasks.
 MIXED = samples_of("understand", "understand", "understand", "generate", "generate", "generate", "edit", "edit")

@@ -15,9 +15,18 @@ from transformers_wallaroo.configuration_wallaroo import WallarooVQConfig
 from transformers_wallaroo.modeling_wallaroo_vq import WallarooVQModel
 from transformers_wallaroo.shapes.world import BUCKETS, CELL, HELD_OUT, STYLES, Scene, Thing, render
 from transformers_wallaroo.training import vq_report
-from transformers_wallaroo.training.vq import VQObjective, foreground, init_convolutions, same_cells, train_vq
+from transformers_wallaroo.training.vq import (
+    VQObjective,
+    WallarooVQTrainer,
+    foreground,
+    init_convolutions,
+    same_cells,
+    train_vq,
+)
 from transformers_wallaroo.training.vq_data import PictureFolder, ShapesPictures, VQCollator, VQTrainingConfig
 from transformers_wallaroo.training.vq_report import codes_report, nearest_cells, reconstruction_sheet, report_scenes
+
+from killing import killed_at
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "tiny" / "vq.yaml"
 TINY = {
@@ -312,6 +321,19 @@ def test_training_stops_and_goes_on_as_if_nothing_had_happened(tmp_path):
             "log_history"
         ]
     )
+
+
+@pytest.mark.parametrize(("method", "call"), [("training_step", 4), ("_save_rng_state", 2)])
+def test_killed_training_ends_as_if_nothing_had_happened(tmp_path, method, call):
+    """In a step, and while a checkpoint is written."""
+    config = tiny_config(same_cell_weight=0.5, dead_after=1)
+    whole = train_vq(config, output_dir=tmp_path / "whole")
+    killed_at(WallarooVQTrainer, method, call, lambda: train_vq(config, output_dir=tmp_path / "cut"))
+    steps = len(list((tmp_path / "cut" / "checkpoints").glob("checkpoint-*")))
+    assert not (tmp_path / "cut" / "config.json").exists() and steps < 5
+    resumed = train_vq(config, output_dir=tmp_path / "cut")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_training_starts_anew_without_the_old_checkpoints(tmp_path):

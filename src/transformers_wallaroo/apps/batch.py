@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..json_lines import read_json_lines
 from .engine import Engine, ImageJob
 from .pictures import open_picture, read_picture_info
 from .sizes import parse_aspect, parse_size
@@ -42,6 +43,7 @@ ENGINE_NAMES = {
     "the job has no `source`": "the line has no `image`",
     "`speculative_window`": "`--speculative`",
 }
+EXAMPLE = {"prompt": "a red circle"}
 # What tells two pictures apart; versions and devices change no more than rounding.
 TELLING = (
     "task",
@@ -131,7 +133,7 @@ def read_batch(
             )
         lines.append(Line(number, read, output, done))
     if not lines:
-        raise ValueError(f"{path} has no lines. A line is such as {json.dumps({'prompt': 'a red circle'})}.")
+        raise ValueError(f"{path} has no lines. A line is such as {json.dumps(EXAMPLE)}.")
     return lines
 
 
@@ -139,23 +141,10 @@ def _read_fields(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The fields of each line that is not empty, of the right types."""
     if not path.is_file():
         raise ValueError(f"`--batch` must be a file of JSON lines, but there is no file {path}.")
-    try:
-        texts = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`--batch` must be a text file in UTF-8, but {path} is not: {error}.") from error
     found = []
-    for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON: {error.msg} at column {error.colno}.") from error
-        if not isinstance(fields, dict):
-            raise ValueError(f'{where} must be an object such as {{"prompt": "a red circle"}}, but is {text[:60]}.')
-        _check_fields(where, fields)
-        found.append((number, fields))
+    for line in read_json_lines(path, EXAMPLE):
+        _check_fields(line.where, line.fields)
+        found.append((line.number, line.fields))
     return found
 
 

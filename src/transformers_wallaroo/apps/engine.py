@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..auto_wallaroo import MAX_PICTURES, ChooseMarks, PictureMarks
 from ..conversations_wallaroo import AutoRequest
-from ..embedded import fingerprint, load_checkpoint, tiny_path, versions
+from ..embedded import checkpoint_hash, load_checkpoint, tiny_path, versions
 from ..image_grid_wallaroo import EDIT, GENERATE, UNDERSTAND, ImageTask
 from ..image_processing_wallaroo import to_mask, to_rgb
 from .pictures import picture_hash
@@ -162,9 +162,9 @@ class Engine:
 
     @cached_property
     def checkpoint_hash(self) -> str:
-        """Tells the checkpoint from others, see [`fingerprint`]; the commit where it came from the Hub."""
+        """Tells the checkpoint from others, see `embedded.checkpoint_hash`; the commit where it came from the Hub."""
         if self.path is not None:
-            return fingerprint(self.path)
+            return checkpoint_hash(self.path, quick=True)
         return getattr(self.model.config, "_commit_hash", None) or "unknown"
 
     @property

@@ -11,7 +11,7 @@ from transformers import AutoConfig, GenerationConfig
 from ..configuration_wallaroo import WallarooConfig
 from ..conversion.configs import DTYPES
 from ..conversion.keys import expected_shapes
-from ..embedded import check_is_wallaroo, check_path, fingerprint, tiny_path, versions
+from ..embedded import check_is_wallaroo, check_path, checkpoint_hash, tiny_path, versions
 from ..generation_wallaroo import IMAGE_DEFAULTS
 from ..processing_wallaroo import WallarooProcessor
 from .parts import count_parameters
@@ -29,7 +29,7 @@ def summarize(checkpoint: str | Path | None = None) -> dict[str, Any]:
     return {
         "checkpoint": "wallaroo-tiny" if checkpoint is None else str(checkpoint),
         "path": None if folder is None else str(folder),
-        "hash": fingerprint(folder) if folder is not None else getattr(config, "_commit_hash", None),
+        "hash": checkpoint_hash(folder, quick=True) if folder is not None else getattr(config, "_commit_hash", None),
         "files": _files(folder),
         "dtype": None if config.dtype is None else str(config.dtype).removeprefix("torch."),
         "parameters": parameters,

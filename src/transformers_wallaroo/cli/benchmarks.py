@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import INCOMPLETE, Checkpoint, new_group, say_once
+from .common import INCOMPLETE, Checkpoint, end_incomplete, new_group, say_once
 
 app = new_group()
 
@@ -84,7 +84,7 @@ def run_benchmark(
     say_once(f"{report.files} files, {report.made} of them made now, for the scorer: {report.pictures}")
     if report.failures:
         say_once(f"{len(report.failures)} could not be made and are missing; {output / 'failures.json'} lists them.")
-        raise typer.Exit(INCOMPLETE)
+        end_incomplete()
 
 
 def _reading(name: str, sources: Path | None, method: str | None) -> dict[str, Any]:

@@ -87,9 +87,21 @@ def tell(text: str) -> None:
 
 
 def say_once(text: str) -> None:
-    """Prints in the first of the processes that train together."""
-    if os.environ.get("RANK", "0") == "0":
+    """Prints in the first of the processes that work together."""
+    if is_first():
         tell(text)
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes that work together, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def end_incomplete() -> None:
+    """Ends with the status of what is not complete, in the first process alone: where another one ends so, a launcher
+    ends the first before it has told what is missing."""
+    if is_first():
+        raise typer.Exit(INCOMPLETE)
 
 
 def print_json(content: Any) -> None:

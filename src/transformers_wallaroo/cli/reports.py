@@ -21,7 +21,7 @@ def report(
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE|FILE", help="What an official scorer gave, or JSON of such; may be given again."
+            metavar="NAME=VALUE|FILE", help="What a scorer gave, or JSON of such, or of lmms-eval; again and again."
         ),
     ] = None,
     pictures: Annotated[
@@ -35,7 +35,10 @@ def report(
     wallaroo eval report runs/geneval runs/dpg --scores geneval/overall=0.74 --output report.html
     wallaroo eval report runs/imgedit shapes.json vq.json --scores scores.json
 
+    wallaroo eval report --scores logs/wallaroo-7b/20261123_003144_results.json
+
     scores.json is {"geneval": {"overall": 0.74, ...}, "dpg": {...}}. A wrong name is told with those that there are.
+    The last one is what lmms-eval writes: POPE, MME and the others of its tasks go beside table 3.
     """
     from ..evaluation.report_page import save_report_page
 

@@ -3,14 +3,15 @@
 
 import importlib.util
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-# Sizes of the three outputs of the network: pooled features, a map of features, class logits.
-POOLED, SPATIAL, LOGITS = 2048, 7 * 17 * 17, 1008
+# The three outputs of the network: 2048 pooled features, a map of 7 x 17 x 17 features, 1008 class logits.
+FEATURES = ("pooled", "spatial", "logits")
+POOLED = 2048
 LEAST = 2  # pictures of each kind
 NEEDED = ("torchmetrics", "torch_fidelity", "torchvision")
 # uint8 pictures `(batch, 3, height, width)` to those three, each `(batch, features)`.
@@ -40,10 +41,7 @@ class Inception(torch.nn.Module):
 
     def __init__(self, weights: str | Path):
         super().__init__()
-        missing = missing_libraries()
-        if missing is not None:
-            raise ImportError(missing)
-        _check_weights(Path(weights))
+        check_weights(weights)
         from torch_fidelity import FeatureExtractorInceptionV3
 
         names = [str(POOLED), "logits_unbiased"]
@@ -62,8 +60,13 @@ class Inception(torch.nn.Module):
         return pooled, spatial, logits
 
 
-def _check_weights(path: Path) -> None:
-    """Raises where the file is not there or holds more than tensors: torch-fidelity would run what is in it."""
+def check_weights(weights: str | Path) -> None:
+    """Raises where a library is missing, and where the file is not there or holds more than tensors: torch-fidelity
+    would run what is in it."""
+    missing = missing_libraries()
+    if missing is not None:
+        raise ImportError(missing)
+    path = Path(weights)
     if not path.is_file():
         raise ValueError(f"`weights` must be the file of the Inception network, but there is none at {path}.")
     try:
@@ -84,35 +87,43 @@ class _AsGiven(torch.nn.Module):
         return features
 
 
+def features_of(extractor: Extractor, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the network makes of uint8 pictures `(batch, 3, height, width)`, on the CPU: `pooled`, `spatial`, `logits`,
+    each `(batch, features)`."""
+    return {name: values.cpu() for name, values in zip(FEATURES, extractor(pictures), strict=True)}
+
+
 class Distances:
-    """Collects pictures of two kinds and compares them.
+    """Collects features of pictures of two kinds and compares them.
 
     Args:
-        extractor: `Inception`, or what gives the same three outputs.
-        sizes: of these outputs.
         splits: of the Inception Score.
     """
 
-    def __init__(self, extractor: Extractor, *, sizes: tuple[int, int] = (POOLED, SPATIAL), splits: int = 10):
+    def __init__(self, *, splits: int = 10):
         try:
             from torchmetrics.image.fid import FrechetInceptionDistance
             from torchmetrics.image.inception import InceptionScore
         except ImportError as error:
             raise ImportError(missing_libraries()) from error
-        self.extractor = extractor
-        pooled, spatial = (FrechetInceptionDistance(feature=_AsGiven(size)) for size in sizes)
-        self.fid, self.sfid = pooled.set_dtype(torch.float64), spatial.set_dtype(torch.float64)
-        self.score = InceptionScore(feature=_AsGiven(LOGITS), splits=splits)
+        self._new_distance, self._new_score = FrechetInceptionDistance, InceptionScore
+        self.splits = splits
         self.counts = {True: 0, False: 0}
+        self._metrics: tuple[Any, Any, Any] | None = None
 
-    def add(self, pictures: torch.Tensor, *, real: bool) -> None:
-        """Pictures as uint8 of shape `(batch, 3, height, width)`; `real` for those that are compared with."""
-        pooled, spatial, logits = (features.cpu() for features in self.extractor(pictures))
-        self.fid.update(pooled, real=real)
-        self.sfid.update(spatial, real=real)
+    def add(self, features: Mapping[str, torch.Tensor], *, real: bool) -> None:
+        """What `features_of` gives; `real` for the pictures that are compared with."""
+        pooled, spatial, logits = (features[name] for name in FEATURES)
+        if self._metrics is None:
+            fid, sfid = (self._new_distance(feature=_AsGiven(each.shape[1])) for each in (pooled, spatial))
+            score = self._new_score(feature=_AsGiven(logits.shape[1]), splits=self.splits)
+            self._metrics = fid.set_dtype(torch.float64), sfid.set_dtype(torch.float64), score
+        fid, sfid, score = self._metrics
+        fid.update(pooled, real=real)
+        sfid.update(spatial, real=real)
         if not real:
-            self.score.update(logits)
-        self.counts[real] += len(pictures)
+            score.update(logits)
+        self.counts[real] += len(pooled)
 
     def compute(self) -> dict[str, float]:
         """`fid`, `sfid`, and `inception_score` of the pictures that are not real, with its standard deviation."""
@@ -121,15 +132,17 @@ class Distances:
                 f"FID needs {LEAST} pictures of each kind at least, but got {self.counts[False]} and, to compare with, "
                 f"{self.counts[True]}."
             )
+        assert self._metrics is not None
+        fid, sfid, score = self._metrics
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the score deals pictures out to its splits
-            mean, deviation = self.score.compute()
+            mean, deviation = score.compute()
         return {
-            "fid": float(self.fid.compute()),
-            "sfid": float(self.sfid.compute()),
+            "fid": float(fid.compute()),
+            "sfid": float(sfid.compute()),
             "inception_score": float(mean),
             "inception_score_std": float(deviation),
         }
 
 
-__all__ = ["Distances", "Inception", "missing_libraries"]
+__all__ = ["FEATURES", "Distances", "Extractor", "Inception", "check_weights", "features_of", "missing_libraries"]

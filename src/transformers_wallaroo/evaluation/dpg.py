@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+from ..json_lines import read_text
 from .prompt_files import (
     Row,
     check_file_name,
@@ -12,7 +13,6 @@ from .prompt_files import (
     data_set,
     data_set_rows,
     is_on_hub,
-    read_text,
 )
 from .samples import Benchmark, BenchmarkSample
 

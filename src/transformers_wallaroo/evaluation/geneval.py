@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .prompt_files import Row, check_prompts_path, data_set, data_set_rows, is_on_hub, json_lines, shown
+from ..json_lines import shown
+from .prompt_files import Row, check_prompts_path, data_set, data_set_rows, is_on_hub, json_lines
 from .samples import Benchmark, BenchmarkSample
 
 PICTURES = 4  # a prompt

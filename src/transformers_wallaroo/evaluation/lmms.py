@@ -20,8 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
-from ..embedded import fingerprint as checkpoint_fingerprint
-from ..embedded import load_checkpoint, tiny_path
+from ..embedded import checkpoint_hash, load_checkpoint, tiny_path
 from .answer_store import AnswerStore, computed_by, fingerprint
 from .answering import VIDEO_FRAMES, Answer, Question, answer_all, score_batch, text_settings
 from .picture_requests import PictureOptions, make_pictures
@@ -128,7 +127,7 @@ class WallarooChat(lmms):
         self.picture_options = make_options(**picture_options)
         path = tiny_path() if pretrained is None else Path(pretrained)
         commit = getattr(self._model.config, "_commit_hash", None)
-        self.checkpoint = checkpoint_fingerprint(path) if path.is_dir() else f"{pretrained} {commit}"
+        self.checkpoint = checkpoint_hash(path) if path.is_dir() else f"{pretrained} {commit}"
         self.store = None if answers_dir is None else AnswerStore(answers_dir, self.rank)
 
     @property

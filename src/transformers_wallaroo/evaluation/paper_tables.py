@@ -4,12 +4,15 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 FILE = Path(__file__).with_name("paper_tables.yaml")
 
@@ -23,6 +26,8 @@ class PaperScore:
         title: the column as the paper has it.
         paper: Wallaroo's number.
         least, most: what the scorer can give.
+        lmms: task of lmms-eval -> its metric that is this score.
+        times: of which this is a multiple, so often: lmms-eval gives shares for percentages.
     """
 
     name: str
@@ -30,6 +35,8 @@ class PaperScore:
     paper: float
     least: float
     most: float
+    lmms: Mapping[str, str] = field(default_factory=dict, hash=False)
+    times: float = 1
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,15 @@ def paper_tables() -> tuple[PaperTable, ...]:
     tables = []
     for entry in yaml.safe_load(FILE.read_text(encoding="utf-8")):
         scores = tuple(
-            PaperScore(f"{entry['name']}/{name}", column["title"], float(column["paper"]), *map(float, column["range"]))
+            PaperScore(
+                f"{entry['name']}/{name}",
+                column["title"],
+                float(column["paper"]),
+                least=float(column["range"][0]),
+                most=float(column["range"][1]),
+                lmms=column.get("lmms", {}),
+                times=column.get("times", 1),
+            )
             for name, column in entry["columns"].items()
         )
         tables.append(PaperTable(entry["name"], entry["number"], entry["title"], entry["places"], scores))
@@ -69,7 +84,7 @@ def read_scores(given: Iterable[str]) -> dict[str, float]:
 
     Args:
         given: each a `NAME=VALUE`, or a JSON file with an object of such names, or of tables with their columns:
-            `{"geneval": {"overall": 0.75}}`.
+            `{"geneval": {"overall": 0.75}}`; or the results that lmms-eval writes (`*_results.json`).
     """
     known = {score.name: score for table in paper_tables() for score in table.scores}
     found: dict[str, float] = {}
@@ -101,11 +116,55 @@ def _entries(entry: str) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"`scores` must be NAME=VALUE or a JSON file, but {entry} is no JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"`scores` must be files of a JSON object of names and numbers, but {entry} holds none.")
+    if isinstance(content.get("results"), Mapping):
+        yield from _lmms_entries(entry, content)
+        return
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{column}", number) for column, number in value.items())
         else:
             yield name, value
+
+
+def _lmms_entries(entry: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of what lmms-eval writes: `results` -> task -> `METRIC,FILTER` -> number."""
+    of_task = {task: score for table in paper_tables() for score in table.scores for task in score.lmms}
+    known = [task for task in content["results"] if task in of_task]
+    others = [task for task in content["results"] if task not in of_task]
+    if not known:
+        raise ValueError(
+            f"`scores` of lmms-eval must have tasks of the paper's table 3, but {entry!r} has "
+            f"{', '.join(map(repr, others)) or 'none'}. There are: {', '.join(of_task)}."
+        )
+    if others:
+        logger.warning(f"{entry}: {', '.join(others)} are in none of the paper's tables, and not on the page.")
+    for task in known:
+        score, metric = of_task[task], of_task[task].lmms[task]
+        _check_whole(entry, task, content.get("n-samples"))
+        metrics = content["results"][task]
+        found = [value for key, value in _items(metrics) if key.partition(",")[0] == metric]
+        if len(found) != 1:
+            raise ValueError(
+                f"`scores` of lmms-eval must have one {metric!r} of {task!r}, but {entry!r} has {len(found)} among "
+                f"{', '.join(repr(key) for key, _ in _items(metrics)) or 'nothing'}."
+            )
+        [value] = found
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        yield score.name, value * score.times if is_number else value
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def _check_whole(entry: str, task: str, samples: Any) -> None:
+    """Raises where a task was run in part: its score is not the benchmark's."""
+    counts = dict(_items(dict(_items(samples)).get(task)))
+    if counts.get("effective") != counts.get("original"):
+        raise ValueError(
+            f"`scores` of {task!r} in {entry!r} are of {counts.get('effective')} of its {counts.get('original')} "
+            "samples (--limit), which does not go beside the paper's number. Run it whole, or say NAME=VALUE."
+        )
 
 
 def _checked(score: PaperScore, value: Any, entry: str) -> float:

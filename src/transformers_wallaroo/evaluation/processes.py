@@ -34,20 +34,22 @@ class Processes:
         if self._owns_group:
             distributed.destroy_process_group()
 
-    def first_does(self, action: Callable[[], None]) -> None:
-        """The first process acts, the others wait; a `ValueError` or `OSError` of the first is raised in all."""
-        outcome: list[str | None] = [None]
+    def first_does(self, action: Callable[[], Any]) -> Any:
+        """The first process acts, the others wait; all have what it gives. A `ValueError` or `OSError` of the first is
+        raised in all."""
+        outcome: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                action()
+                outcome[1] = action()
             except (ValueError, OSError) as error:
                 if self.count == 1:
                     raise
-                outcome = [str(error)]
+                outcome[0] = str(error)
         if self.count > 1:
             distributed.broadcast_object_list(outcome, src=0, group=self._group)
         if outcome[0] is not None:
             raise ValueError(outcome[0])
+        return outcome[1]
 
     def gather(self, value: Any) -> list[Any]:
         """What each process has, in all."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SHOWN = 80  # characters of a wrong value
+from ..json_lines import read_json_lines, read_text, shown
 
 
 @dataclass(frozen=True)
@@ -52,33 +52,9 @@ def check_file_name(value: str, what: str) -> None:
         raise ValueError(f"{what} becomes the name of a file, but {shown(value)} cannot be one.")
 
 
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def read_text(path: Path) -> str:
-    """A file in UTF-8, with or without a byte order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8, but is not ({error}).") from error
-
-
 def json_lines(path: Path) -> Iterator[tuple[Row, str]]:
     """Rows of a file with a JSON object a line, each with its line as it stands there."""
-    # Not `splitlines`: it also ends a line where JSON may have such a character within a text.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: this is no JSON ({error.msg} at character {error.pos + 1}).") from error
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: must be a JSON object, but is {shown(value)}.")
-        yield Row(where, value), line.strip()
+    return ((Row(line.where, line.fields), line.text) for line in read_json_lines(path))
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
@@ -195,5 +171,4 @@ __all__ = [
     "is_on_hub",
     "json_entries",
     "json_lines",
-    "read_text",
 ]

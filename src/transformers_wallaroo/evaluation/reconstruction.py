@@ -1,8 +1,12 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """How much of a picture survives a VQ tokenizer, and how far one folder of pictures is from another."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,20 +16,25 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import check_path, tiny_path, usable_device, versions
-from ..image_processing_wallaroo import WallarooImageProcessor, to_rgb
+from ..embedded import check_path, checkpoint_hash, tiny_path, usable_device, versions
+from ..image_processing_wallaroo import WallarooImageProcessor
 from ..modeling_wallaroo_vq import WallarooVQModel
 from ..shapes.world import CELL, render
 from ..training.encoding import load_vq
 from ..training.sources import PICTURE_ENDINGS
 from ..training.vq_data import VQCollator
 from ..training.vq_report import codes_report, report_scenes, to_bytes
-from .distances import Distances, Extractor, Inception, missing_libraries
+from .distances import FEATURES, Distances, Extractor, Inception, check_weights, features_of, missing_libraries
+from .measuring import REPORT, SIZE, Measure, MeasureStore, Pictures, measure_pictures
 from .picture_metrics import psnr, ssim
-from .run_files import checkpoint_hash
+from .processes import Processes
+from .run_files import PARTIAL, file_hash, write_json, write_whole
+from .run_notes import note_end
 
 SHAPES, SHAPES_SEED, SHAPES_PICTURES = "shapes", 1_000_003, 200
-WAITING = 8  # batches of pictures that wait for others of their size
+ROWS = "pictures.jsonl"  # what was measured of each picture, a line each
+# Features of the pictures before and after.
+BEFORE, AFTER = "before", "after"
 
 
 def pictures_in(folder: str | Path) -> list[Path]:
@@ -36,28 +45,14 @@ def pictures_in(folder: str | Path) -> list[Path]:
     return found
 
 
-def readable(files: Iterable[Any], unreadable: list[dict[str, str]]) -> Iterator[Image.Image]:
-    """The pictures as RGB; files that cannot be read are added to `unreadable`, each with its `path` and `error`."""
-    for file in files:
-        try:
-            picture = to_rgb(file, name=str(file))
-        except ValueError as error:
-            unreadable.append({"path": str(file), "error": str(error)})
-            continue
-        yield picture
-
-
-def _check_some(count: int, unreadable: Sequence[dict[str, str]], folder: str | Path) -> None:
-    if unreadable and count == len(unreadable):
-        raise ValueError(f"None of the {count} pictures in {folder} can be read: {unreadable[0]['error']}")
-
-
 def evaluate_vq(
     checkpoint: str | Path | None = None,
     pictures: str | Path = SHAPES,
+    output: str | Path | None = None,
     *,
     size: tuple[int, int] | None = None,
     limit: int | None = None,
+    resume: bool = False,
     batch_size: int = 16,
     device: str | None = None,
     weights: str | Path | None = None,
@@ -66,11 +61,17 @@ def evaluate_vq(
 ) -> dict[str, Any]:
     """Encodes pictures, decodes their codes, and compares.
 
+    Processes that `accelerate launch` starts share the pictures; the numbers are the same whatever their number and
+    however often the run was stopped.
+
     Args:
         checkpoint: a Wallaroo or a VQ tokenizer, folder or Hub name; the embedded one by default.
         pictures: a folder, or `"shapes"` for the shapes world.
+        output: folder of the run: `run.json`, `report.json` with what this gives, `pictures.jsonl` with the numbers of
+            each picture, and `measured/` for going on. Without it nothing is kept.
         size: (height, width) in pixels that each is fitted to; by default the trained size nearest to its shape.
-        limit: only the first so many; of the shapes world 200 by default.
+        limit: only the first so many; of the shapes world 200 by default. It may be another one when the run goes on.
+        resume: go on with the run in `output`, if there is one.
         weights: of the Inception network, for rFID and the like, see `Inception`.
         extractor: in its place.
 
@@ -80,58 +81,87 @@ def evaluate_vq(
         `sizes`; with `weights` `rfid`, `rsfid` and the Inception Score of the reconstructions; of the shapes world what
         `codes_report` gives, where it applies.
     """
+    _check_counts(limit, batch_size)
+    path = tiny_path() if checkpoint is None else checkpoint
+    check_path(path)
+    if weights is not None:
+        check_weights(weights)
+    with Processes() as processes, _folder(output, processes, resume) as folder:
+        started = time.perf_counter()
+        target = usable_device(processes.device(device))
+        distances = None if extractor is None and weights is None else Distances()
+        model = _load_vq(path).to(target)
+        scenes = report_scenes(SHAPES_SEED, limit or SHAPES_PICTURES) if str(pictures) == SHAPES else None
+        given = _pictures_of_vq(pictures, scenes, size, limit, _image_processor(path, model))
+
+        def load() -> Measure:
+            network = extractor if extractor is not None or weights is None else Inception(weights).to(target)
+            return lambda batch: _reconstruct(model, batch, network)
+
+        settings = {"size": None if size is None else list(size), "inception": _inception_hash(weights, extractor)}
+        checkpoint_sha256 = processes.first_does(lambda: checkpoint_hash(path))
+        unreadable = measure_pictures(
+            given,
+            folder,
+            load,
+            processes,
+            identity={"benchmark": "vq", "checkpoint_sha256": checkpoint_sha256, "settings": settings},
+            noted={"checkpoint": str(path), "dtype": "float32", "from": str(pictures), "limit": limit},
+            resume=resume,
+            batch_size=batch_size,
+            device=target,
+            title="reconstruction",
+            show_progress=show_progress,
+        )
+
+        def report() -> dict[str, Any]:
+            readable = len(given.wanted) - len(unreadable)
+            _check_some(readable, len(given.wanted), unreadable, pictures)
+            found: dict[str, Any] = {
+                "checkpoint": str(path),
+                "checkpoint_sha256": checkpoint_sha256,
+                "versions": versions(),
+                "pictures": readable,
+                "unreadable": unreadable,
+                "from": str(pictures),
+                **_numbers_of_vq(given, folder, model.config.num_embeddings, distances),
+            }
+            if scenes and model.downsample_factor == CELL:
+                found["shapes"] = asdict(codes_report(model, scenes=scenes))
+            return _ended(folder, found, started)
+
+        return processes.first_does(report)
+
+
+def _check_counts(limit: int | None, batch_size: int) -> None:
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, but got {value}.")
-    path = tiny_path() if checkpoint is None else checkpoint
-    check_path(path)
-    target = usable_device(device)
-    if extractor is None and weights is not None:
-        extractor = Inception(weights).to(target)
-    distances = None if extractor is None else Distances(extractor)
+
+
+@contextmanager
+def _folder(output: str | Path | None, processes: Processes, resume: bool) -> Iterator[Path]:
+    """The folder of a run; without one, one that is gone at the end."""
+    if output is not None:
+        yield Path(output)
+        return
+    if processes.count > 1:
+        raise ValueError(
+            f"`output` must be given where several processes share the pictures, but {processes.count} were started "
+            "without it (--output DIR): there they put together what each has measured."
+        )
+    if resume:
+        raise ValueError("`resume` needs `output`, the folder of the run to go on with (--output DIR).")
+    with tempfile.TemporaryDirectory(prefix="wallaroo-eval-") as folder:
+        yield Path(folder)
+
+
+def _load_vq(path: str | Path) -> WallarooVQModel:
     logging.disable_progress_bar()
     try:
-        model = load_vq(path).to(target)
+        return load_vq(path)
     finally:
         logging.enable_progress_bar()
-    processor = _image_processor(path, model)
-    scenes = report_scenes(SHAPES_SEED, limit or SHAPES_PICTURES) if str(pictures) == SHAPES else None
-    files: Sequence[Any] = [render(scene) for scene in scenes] if scenes else pictures_in(pictures)[:limit]
-    counts: dict[str, int] = defaultdict(int)
-    values: dict[str, list[float]] = {"psnr": [], "ssim": []}
-    unreadable: list[dict[str, str]] = []
-    used = torch.zeros(model.config.num_embeddings, dtype=torch.bool)
-    disable = None if show_progress is None else not show_progress
-    with logging.tqdm(total=len(files), desc="reconstruction", unit="picture", disable=disable) as bar:
-        for batch in batches_of_a_size(_fitted(readable(files, unreadable), processor, size), batch_size):
-            before, after, codes = _through(model, batch)
-            values["psnr"] += psnr(before, after).tolist()
-            values["ssim"] += ssim(before, after).tolist()
-            used[codes.flatten().cpu()] = True
-            counts[f"{batch[0].height}x{batch[0].width}"] += len(batch)
-            if distances is not None:
-                distances.add(before.to(target), real=True)
-                distances.add(after.to(target), real=False)
-            bar.update(len(batch))
-    _check_some(len(files), unreadable, pictures)
-    report: dict[str, Any] = {
-        "checkpoint": str(path),
-        "checkpoint_sha256": checkpoint_hash(path),
-        "versions": versions(),
-        "pictures": len(files) - len(unreadable),
-        "unreadable": unreadable,
-        "from": str(pictures),
-        "sizes": dict(counts),
-        **{name: float(np.mean(each)) for name, each in values.items()},
-        "codes_used": int(used.sum()),
-        "codebook": len(used),
-    }
-    if distances is not None:
-        named = distances.compute()
-        report.update(rfid=named.pop("fid"), rsfid=named.pop("sfid"), **named)
-    if scenes and model.downsample_factor == CELL:
-        report["shapes"] = asdict(codes_report(model, scenes=scenes))
-    return report
 
 
 def _image_processor(path: str | Path, model: WallarooVQModel) -> WallarooImageProcessor:
@@ -141,36 +171,46 @@ def _image_processor(path: str | Path, model: WallarooVQModel) -> WallarooImageP
     return WallarooImageProcessor.from_pretrained(path)
 
 
-def _fitted(
-    pictures: Iterable[Image.Image], processor: WallarooImageProcessor, size: tuple[int, int] | None
-) -> Iterator[Image.Image]:
-    for picture in pictures:
-        height, width = (
-            processor.bucket_of(picture.height, picture.width) if size is None else processor.check_size(*size)
-        )
-        yield processor.fit(picture, height, width)
-
-
-def batches_of_a_size(pictures: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Pictures of one size together, at most so many at once. Where sizes are many the fullest batch goes early, so
-    that only `WAITING` batches are held."""
-    waiting: dict[tuple[int, int], list[Image.Image]] = defaultdict(list)
-    for picture in pictures:
-        waiting[picture.size].append(picture)
-        if len(waiting[picture.size]) == batch_size:
-            yield waiting.pop(picture.size)
-        elif sum(map(len, waiting.values())) > WAITING * batch_size:
-            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-    yield from waiting.values()
+def _pictures_of_vq(
+    pictures: str | Path,
+    scenes: Sequence[Any] | None,
+    size: tuple[int, int] | None,
+    limit: int | None,
+    processor: WallarooImageProcessor,
+) -> Pictures:
+    fixed = None if size is None else processor.check_size(*size)
+    if scenes is not None:
+        items: list[Any] = [render(scene) for scene in scenes]
+        names = [f"{SHAPES}/{index}" for index in range(len(items))]
+    else:
+        items = list(pictures_in(pictures))
+        names = [file.relative_to(pictures).as_posix() for file in items]
+    return Pictures(
+        names=names,
+        items=items,
+        wanted=range(len(items))[:limit],
+        # The shapes world has no end: how many of it were asked for first does not tell runs apart.
+        known_as=None if scenes is None else f"{SHAPES} {SHAPES_SEED}",
+        size_of=lambda height, width: fixed or processor.bucket_of(height, width),
+        fit=processor.fit,
+    )
 
 
 @torch.no_grad()
-def _through(model: WallarooVQModel, batch: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures before and after, as uint8 `(batch, 3, height, width)`, and their codes."""
+def _reconstruct(
+    model: WallarooVQModel, batch: Sequence[Image.Image], extractor: Extractor | None
+) -> dict[str, torch.Tensor]:
+    """What is measured of pictures of one size: `psnr`, `ssim`, `codes`, and features before and after."""
     pixels = VQCollator(model.downsample_factor)(batch)["pixel_values"][0].to(model.device)
     codes = model.encode(pixels).codes
     assert codes is not None
-    return as_bytes(batch), torch.from_numpy(to_bytes(model.decode(codes))).permute(0, 3, 1, 2), codes
+    before, after = as_bytes(batch), torch.from_numpy(to_bytes(model.decode(codes))).permute(0, 3, 1, 2)
+    found = {"psnr": psnr(before, after), "ssim": ssim(before, after), "codes": codes.flatten(1).int().cpu()}
+    if extractor is not None:
+        for name, each in ((BEFORE, before), (AFTER, after)):
+            features = features_of(extractor, each.to(model.device))
+            found.update({f"{name}_{kind}": values for kind, values in features.items()})
+    return found
 
 
 def as_bytes(pictures: Sequence[Image.Image]) -> torch.Tensor:
@@ -178,50 +218,145 @@ def as_bytes(pictures: Sequence[Image.Image]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
 
 
+def _numbers_of_vq(given: Pictures, folder: Path, codebook: int, distances: Distances | None) -> dict[str, Any]:
+    """Means over what was measured, which is also written down a line a picture."""
+    counts: Counter[str] = Counter()
+    used = torch.zeros(codebook, dtype=torch.bool)
+    rows: dict[int, dict[str, Any]] = {}
+    for batch in MeasureStore(folder).read(given.wanted):
+        used[batch["codes"].flatten()] = True
+        for index, (height, width), one, other in zip(
+            *(batch[name].tolist() for name in ("index", SIZE, "psnr", "ssim")), strict=True
+        ):
+            counts[f"{height}x{width}"] += 1
+            rows[index] = {"path": given.names[index], "size": [height, width], "psnr": one, "ssim": other}
+        if distances is not None:
+            for name, real in ((BEFORE, True), (AFTER, False)):
+                distances.add({kind: batch[f"{name}_{kind}"] for kind in FEATURES}, real=real)
+    ordered = [rows[index] for index in sorted(rows)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
+    write_whole(folder / ROWS, lines, partial=folder / PARTIAL)
+    found: dict[str, Any] = {
+        "sizes": dict(counts),
+        **{name: float(np.mean([row[name] for row in ordered])) for name in ("psnr", "ssim")},
+        "codes_used": int(used.sum()),
+        "codebook": codebook,
+    }
+    if distances is not None:
+        named = distances.compute()
+        found.update(rfid=named.pop("fid"), rsfid=named.pop("sfid"), **named)
+    return found
+
+
 def compare_folders(
     generated: str | Path,
     reference: str | Path,
+    output: str | Path | None = None,
     *,
     weights: str | Path | None = None,
     extractor: Extractor | None = None,
+    limit: int | None = None,
+    resume: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     show_progress: bool | None = None,
 ) -> dict[str, Any]:
     """FID and sFID between two folders of pictures, and the Inception Score of the first.
 
+    Processes share the pictures, and a run goes on, as with `evaluate_vq`.
+
     Args:
+        output: folder of the run: `run.json`, `report.json`, and `measured/` with the features of the pictures, about
+            20 kB each. Without it nothing is kept.
         weights: of the Inception network, see `Inception`.
         extractor: in its place.
+        limit: only the first so many of each folder.
+        resume: go on with the run in `output`, if there is one.
 
     Returns:
         `pictures`, how many were read of each folder; `unreadable`, the files that were not, each with its `path` and
         `error`; `versions`; `fid`, `sfid` and the Inception Score.
     """
-    target = usable_device(device)
-    if extractor is None:
-        if weights is None:
-            raise ValueError("`weights` must be the file of the Inception network. " + (missing_libraries() or ""))
-        extractor = Inception(weights).to(target)
-    distances = Distances(extractor)
-    folders = {False: pictures_in(generated), True: pictures_in(reference)}
-    unreadable: dict[bool, list[dict[str, str]]] = {False: [], True: []}
-    total = sum(map(len, folders.values()))
-    disable = None if show_progress is None else not show_progress
-    with logging.tqdm(total=total, desc="FID", unit="picture", disable=disable) as bar:
-        for real, files in folders.items():
-            for batch in batches_of_a_size(readable(files, unreadable[real]), batch_size):
-                distances.add(as_bytes(batch).to(target), real=real)
-                bar.update(len(batch))
-            _check_some(len(files), unreadable[real], reference if real else generated)
-    return {
-        "generated": str(generated),
-        "reference": str(reference),
-        "versions": versions(),
-        "pictures": [len(folders[real]) - len(unreadable[real]) for real in (False, True)],
-        "unreadable": unreadable[False] + unreadable[True],
-        **distances.compute(),
-    }
+    _check_counts(limit, batch_size)
+    if extractor is None and weights is None:
+        raise ValueError("`weights` must be the file of the Inception network. " + (missing_libraries() or ""))
+    if weights is not None:
+        check_weights(weights)
+    with Processes() as processes, _folder(output, processes, resume) as folder:
+        started = time.perf_counter()
+        target = usable_device(processes.device(device))
+        distances = Distances()
+        given, first_real = _pictures_of_folders(generated, reference, limit)
+
+        def load() -> Measure:
+            network = extractor if extractor is not None or weights is None else Inception(weights).to(target)
+            assert network is not None
+            return lambda batch: features_of(network, as_bytes(batch).to(target))
+
+        unreadable = measure_pictures(
+            given,
+            folder,
+            load,
+            processes,
+            identity={"benchmark": "fid", "settings": {"inception": _inception_hash(weights, extractor)}},
+            noted={"generated": str(generated), "reference": str(reference), "limit": limit},
+            resume=resume,
+            batch_size=batch_size,
+            device=target,
+            title="FID",
+            show_progress=show_progress,
+        )
+
+        def report() -> dict[str, Any]:
+            bad, counts = {entry["path"] for entry in unreadable}, []
+            for name, real in ((generated, False), (reference, True)):
+                wanted = [index for index in given.wanted if (index >= first_real) == real]
+                readable = sum(str(given.items[index]) not in bad for index in wanted)
+                _check_some(readable, len(wanted), unreadable, name)
+                counts.append(readable)
+                for batch in MeasureStore(folder).read(wanted):
+                    distances.add(batch, real=real)
+            found = {
+                "generated": str(generated),
+                "reference": str(reference),
+                "versions": versions(),
+                "pictures": counts,
+                "unreadable": unreadable,
+                **distances.compute(),
+            }
+            return _ended(folder, found, started)
+
+        return processes.first_does(report)
+
+
+def _pictures_of_folders(generated: str | Path, reference: str | Path, limit: int | None) -> tuple[Pictures, int]:
+    """The pictures of both, and which is the first of the second."""
+    made, real = pictures_in(generated), pictures_in(reference)
+    names = [f"generated/{file.relative_to(generated).as_posix()}" for file in made]
+    names += [f"reference/{file.relative_to(reference).as_posix()}" for file in real]
+    wanted = [*range(len(made))[:limit], *range(len(made), len(names))[:limit]]
+    return Pictures(names=names, items=[*made, *real], wanted=wanted), len(made)
+
+
+def _inception_hash(weights: str | Path | None, extractor: Extractor | None) -> str | None:
+    """What tells features of one network from those of another."""
+    if extractor is not None:
+        return "given"
+    return None if weights is None else file_hash(Path(weights))
+
+
+def _check_some(readable: int, count: int, unreadable: Sequence[Mapping[str, str]], folder: str | Path) -> None:
+    if not readable:
+        names = {str(path) for path in Path(folder).rglob("*")}
+        error = next(entry["error"] for entry in unreadable if entry["path"] in names)
+        raise ValueError(f"None of the {count} pictures in {folder} can be read: {error}")
+
+
+def _ended(folder: Path, report: dict[str, Any], started: float) -> dict[str, Any]:
+    """Writes the report, and that the run has come to its end."""
+    write_json(folder / REPORT, report)
+    note_end(folder, report["unreadable"], seconds=time.perf_counter() - started)
+    return report
 
 
 __all__ = ["compare_folders", "evaluate_vq", "pictures_in"]

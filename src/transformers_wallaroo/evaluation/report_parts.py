@@ -13,12 +13,15 @@ from PIL import Image
 
 from .benchmarks import BENCHMARKS
 from .checking import check_folder, samples_of_run
+from .measuring import REPORT
 from .run_files import FAILURES, PICTURES, RUN, picture_size, read_run
 from .samples import Benchmark, BenchmarkSample
 from .tables import TITLES, number
 
 THUMBNAIL = 256  # pixels, the longer side of a picture on the page
 QUALITY = 85
+# Runs that measure pictures instead of making them, and the titles of their sections.
+MEASURED = {"vq": "VQ tokenizer", "fid": "Distance of pictures"}
 # What `run.json` must have for a page; the rest is shown where it is there.
 NEEDED = {"benchmark": str, "settings": dict, "files": int, "complete": bool, "sessions": list}
 
@@ -70,6 +73,11 @@ def read_part(path: str | Path, *, pictures: int) -> Part:
         return _of_run(path, pictures)
     if not path.is_file():
         raise ValueError(f"`paths` must be folders of runs or JSON files of `wallaroo eval`, but there is no {path}.")
+    return _of_report(path)
+
+
+def _of_report(path: Path) -> Part:
+    """The section of a report in JSON."""
     report = _json(path)
     if isinstance(report, dict):
         for names, make in ((("overall", "kinds"), _of_shapes), (("psnr", "ssim"), _of_vq), (("fid",), _of_fid)):
@@ -98,7 +106,10 @@ def _of_run(folder: Path, pictures: int) -> Part:
     run = read_run(folder)
     if run is None:
         raise ValueError(f"`paths` must be folders of runs, but {folder} has no {RUN}. A run's is its --output.")
-    benchmark = _checked(run, folder)
+    _check(run, folder)
+    if run["benchmark"] in MEASURED:
+        return _of_measured(folder, run)
+    benchmark = BENCHMARKS[run["benchmark"]]
     part = Part(benchmark.title, str(folder), complete=run["complete"], facts=_facts(run))
     part.remarks.extend(_remarks(run, benchmark))
     samples: list[BenchmarkSample] = []
@@ -111,21 +122,36 @@ def _of_run(folder: Path, pictures: int) -> Part:
         part.complete = run["complete"] and report.complete
         if not report.complete:
             part.problems.extend(str(report).splitlines()[1:-1])
-    if not run["complete"]:
-        part.problems.append("The run did not come to its end. The same command with --resume goes on with it.")
+    part.problems.extend(_unfinished(run))
     part.problems.extend(_failures(folder))
     part.shown.extend(_shown(folder / PICTURES, samples, pictures))
     return part
 
 
-def _checked(run: Any, folder: Path) -> Benchmark:
-    """The benchmark of a run, whose `run.json` has what a page needs."""
+def _of_measured(folder: Path, run: dict[str, Any]) -> Part:
+    """The section of a run of `wallaroo eval vq` or `fid`."""
+    path = folder / REPORT
+    part = _of_report(path) if path.is_file() else Part(MEASURED[run["benchmark"]], str(folder))
+    part.complete, part.facts = run["complete"], {**_facts(run), **part.facts}
+    part.problems.extend(_failures(folder))
+    if not path.is_file():
+        part.problems.extend(_unfinished(run))
+    return part
+
+
+def _unfinished(run: dict[str, Any]) -> Iterator[str]:
+    if not run["complete"]:
+        yield "The run did not come to its end. The same command with --resume goes on with it."
+
+
+def _check(run: Any, folder: Path) -> None:
+    """Raises where `run.json` has not what a page needs."""
     for name, kind in NEEDED.items():
         if not isinstance(run, dict) or not isinstance(run.get(name), kind):
             raise ValueError(f"{folder / RUN} has no {name!r} ({kind.__name__}): it is not as a run wrote it.")
-    if run["benchmark"] not in BENCHMARKS or not all(isinstance(session, dict) for session in run["sessions"]):
+    known = run["benchmark"] in BENCHMARKS or run["benchmark"] in MEASURED
+    if not known or not all(isinstance(session, dict) for session in run["sessions"]):
         raise ValueError(f"{folder / RUN} is not as a run wrote it: its benchmark is {run['benchmark']!r}.")
-    return BENCHMARKS[run["benchmark"]]
 
 
 def _facts(run: dict[str, Any]) -> dict[str, str]:
@@ -250,13 +276,13 @@ def _of_vq(report: dict[str, Any], path: str) -> Part:
         "sizes": _pairs(report["sizes"]),
         "codes used": f"{report['codes_used']} of {report['codebook']}",
     }
-    return Part("VQ tokenizer", path, facts=facts, columns=["", "reconstruction"], rows=rows)
+    return Part(MEASURED["vq"], path, facts=facts, columns=["", "reconstruction"], rows=rows)
 
 
 def _of_fid(report: dict[str, Any], path: str) -> Part:
     facts = {name: str(report[name]) for name in ("generated", "reference", "pictures")}
     rows = [[name, f"{value:.3f}"] for name, value in report.items() if isinstance(value, float)]
-    return Part("Distance of pictures", path, facts=facts, columns=["", "value"], rows=rows)
+    return Part(MEASURED["fid"], path, facts=facts, columns=["", "value"], rows=rows)
 
 
 __all__ = ["Part", "Shown", "picture_url", "read_part"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""The files of a run: pictures that are whole or not there, `run.json`, and the hash of a checkpoint."""
+"""The files of a run: pictures that are whole or not there, and `run.json`."""
 
 import hashlib
 import json
@@ -16,17 +16,6 @@ from ..image_processing_wallaroo import BROKEN
 # In the folder of a run: what the scorer reads stands in a folder of its own, since one of the scorers takes every file
 # that it finds for a picture.
 PICTURES, RUN, FAILURES, PARTIAL = "images", "run.json", "failures.json", ".partial"
-# Files of a checkpoint that what it draws depends on.
-CHECKPOINT_FILES = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
 CHUNK = 1 << 24  # bytes
 
 
@@ -90,19 +79,12 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is no JSON ({error}): it is not as a run wrote it. Take another folder.") from error
 
 
-def checkpoint_hash(checkpoint: str | Path) -> str:
-    """SHA-256 of a checkpoint's weights, configs and tokenizer; of one on the Hub, of the files in the cache."""
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(checkpoint), allow_patterns=list(CHECKPOINT_FILES)))
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in CHECKPOINT_FILES for path in folder.glob(pattern)}):
-        digest.update(f"{path.name} {path.stat().st_size} ".encode())
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -118,7 +100,7 @@ __all__ = [
     "PICTURES",
     "RUN",
     "changes_between",
-    "checkpoint_hash",
+    "file_hash",
     "is_readable",
     "picture_hash",
     "picture_size",

@@ -4,36 +4,21 @@
 import hashlib
 import io
 import json
-import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from transformers.utils import logging
 
-from ..embedded import load_checkpoint, tiny_path
+from ..embedded import checkpoint_hash, load_checkpoint, tiny_path
 from ..training.preview import make_images
 from .processes import Processes
-from .run_files import (
-    FAILURES,
-    PARTIAL,
-    PICTURES,
-    RUN,
-    changes_between,
-    checkpoint_hash,
-    is_readable,
-    picture_hash,
-    read_run,
-    remove_partial,
-    write_json,
-    write_whole,
-)
+from .run_files import PARTIAL, PICTURES, is_readable, picture_hash, write_whole
+from .run_notes import as_json, check_same, earlier_run, is_on_cpu, note, note_begin, note_end
 from .samples import Benchmark, BenchmarkSample, Job, jobs_of, paste_grid
 from .settings import generate_options, template_of
 from .shapes import tasks_of
@@ -43,9 +28,6 @@ logger = logging.get_logger(__name__)
 ON_ERROR = ("raise", "list")
 # What a sample may fail by: what is wrong with its prompt or its picture, its files, or computing it (as memory).
 SAMPLE_ERRORS = (ValueError, OSError, RuntimeError)
-LIBRARIES = ("transformers-wallaroo", "transformers", "torch", "pillow")
-# Parts of `run.json` that a run which goes on must agree with.
-IDENTITY = ("benchmark", "checkpoint_sha256", "dtype", "settings", "prompts_sha256")
 
 Load = Callable[..., tuple[Any, Any]]
 
@@ -130,7 +112,7 @@ def run_benchmark(
         if todo:
             model, processor = _load(load, path, target, run)
             if processes.rank == 0:
-                run.note(parameters=model.num_parameters(), generation=run.generation_of(model))
+                note(run.output, parameters=model.num_parameters(), generation=run.generation_of(model))
             total = sum(map(len, batches))
             # `disable=None` is tqdm's own "only on a terminal".
             with logging.tqdm(
@@ -146,8 +128,8 @@ def run_benchmark(
         counts = processes.gather((waiting - len(failures), sum(map(len, batches)) - waiting, failures))
         made, kept = (sum(count[place] for count in counts) for place in (0, 1))
         failed = sorted((failure for *_, found in counts for failure in found), key=lambda failure: failure["path"])
-        if processes.rank == 0:
-            run.end(failed, seconds=round(time.perf_counter() - started, 1))
+        # The others wait: a launcher ends all of them as soon as one ends with a status of its own.
+        processes.first_does(lambda: note_end(run.output, failed, seconds=time.perf_counter() - started))
     return RunReport(len(jobs), made, kept, failed, run.pictures)
 
 
@@ -261,45 +243,20 @@ class _Run:
         """With which options `model.generate` makes the pictures, those of the checkpoint included."""
         return {**model.image_defaults, **generate_options(self.settings)}
 
-    def note(self, **values: Any) -> None:
-        """Adds to `run.json`."""
-        write_json(self.output / RUN, {**(read_run(self.output) or {}), **values})
-
-    def end(self, failures: list[dict[str, str]], *, seconds: float) -> None:
-        """Notes the outcome; only here is a run called complete."""
-        if failures:
-            write_json(self.output / FAILURES, failures)
-        else:
-            (self.output / FAILURES).unlink(missing_ok=True)
-        sessions = (read_run(self.output) or {})["sessions"]
-        sessions[-1]["seconds"] = seconds
-        self.note(complete=not failures, failures=len(failures), sessions=sessions)
-        remove_partial(self.output)
-
 
 def _begin(run, checkpoint, samples, limit, plan, processes, device, resume) -> None:
     """Notes in `run.json` what is run; raises where the folder has another run, or one that was not to go on."""
-    before = read_run(run.output)
-    if before is not None and not resume:
-        raise ValueError(
-            f"`output` {str(run.output)!r} has a run already. --resume (`resume=True`) goes on with it; else take "
-            "another folder."
-        )
-    if before is None and (run.output / PICTURES).exists():
-        raise ValueError(
-            f"`output` {str(run.output)!r} has pictures, but no {RUN} that says whose. Take another folder."
-        )
-    on_cpu = str(device).startswith("cpu") if device is not None else not torch.cuda.is_available()
+    before = earlier_run(run.output, PICTURES, resume=resume)
     identity = {
         "benchmark": run.benchmark.name,
         "checkpoint_sha256": checkpoint_hash(checkpoint),
         # `load_checkpoint` computes in float32 on a CPU, and in the checkpoint's own dtype elsewhere.
-        "dtype": "float32" if on_cpu else "of the checkpoint",
-        "settings": json.loads(json.dumps({"seed": run.seed, **run.settings})),
+        "dtype": "float32" if is_on_cpu(device) else "of the checkpoint",
+        "settings": as_json({"seed": run.seed, **run.settings}),
         "prompts_sha256": _prompts_hash(samples),
     }
     if before is not None:
-        _check_same(run.output, {name: before.get(name) for name in IDENTITY}, identity)
+        check_same(run.output, before, identity)
     sources, sources_before = _sources(samples[:limit]), (before or {}).get("sources", {})
     changed = [key for key, value in sources.items() if sources_before.get(key, value) != value]
     if changed:
@@ -307,39 +264,19 @@ def _begin(run, checkpoint, samples, limit, plan, processes, device, resume) -> 
             f"`output` {str(run.output)!r} was begun with other pictures to edit: {len(changed)} have changed, such as "
             f"that of {changed[0]!r}. Take another folder."
         )
-    session = {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "batch_size": run.batch_size,
-        "processes": processes,
-        "device": "cpu" if on_cpu else str(device or "cuda"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-    }
-    sessions = [*(before or {}).get("sessions", []), session]
-    if len({json.dumps(entry["versions"]) for entry in sessions}) > 1:
-        logger.warning("The run goes on with other versions of its libraries, which may draw otherwise; see run.json.")
-    remove_partial(run.output)
-    run.note(
+    note_begin(
+        run.output,
+        before,
+        batch_size=run.batch_size,
+        processes=processes,
+        device=device,
         **identity,
         checkpoint=str(checkpoint),
         **plan,
         samples=len(samples),
         published_samples=run.benchmark.published,
         sources={**sources_before, **sources},
-        complete=False,
-        sessions=sessions,
     )
-
-
-def _check_same(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises where the pictures in the folder are not those that would be made now."""
-    settings_before, settings = before.pop("settings") or {}, now["settings"]
-    changes = changes_between(before, {name: value for name, value in now.items() if name != "settings"})
-    changes += changes_between(settings_before, settings)
-    if changes:
-        raise ValueError(
-            f"`output` {str(output)!r} was begun otherwise: {'; '.join(changes)}. Its pictures and new ones do not go "
-            "together. Take another folder."
-        )
 
 
 def _prompts_hash(samples: Sequence[BenchmarkSample]) -> str:

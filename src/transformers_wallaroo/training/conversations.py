@@ -36,13 +36,15 @@ def _turn(message: Any, held: list[Any]) -> tuple[str, str]:
     that a part of the message holds is added to `held`."""
     fields = message if isinstance(message, Mapping) else {}
     role, content = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
-    role = ROLES.get(role, role)
+    role = ROLES.get(role, role) if isinstance(role, str) else None
     if role not in ("system", "user", "assistant") or not isinstance(content, (str, list, tuple)):
         raise ValueError(f"it has a message that is no turn of a conversation: {message!r}.")
     if isinstance(content, str):
         return role, insert_images(content)
     texts = []
     for part in content:
+        if not isinstance(part, Mapping):
+            raise ValueError(f"it has a message part that is neither text nor image: {part!r}.")
         if part.get("type", "text") == "text" and isinstance(part.get("text"), str):
             texts.append(insert_images(part["text"]))
         elif part.get("type") == "image":

@@ -3,26 +3,19 @@
 
 import difflib
 import importlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..conversations_wallaroo import PICTURE_KEYS
+from ..json_lines import read_json_lines, read_text
 from ..shapes import ShapesDataset
 from .data.drops import DroppedSample
 from .mixture import MixtureDataset, whole_ratio
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BYTES_A_TOKEN = 4  # of text in UTF-8, about, in English as in Chinese
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be text in UTF-8, but is not ({error}). Save it in UTF-8.") from error
 
 
 class FolderDataset(Sequence[dict[str, Any]]):
@@ -48,7 +41,7 @@ class FolderDataset(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
         picture = self.pictures[index]
         try:
-            prompt = _read(picture.with_suffix(".txt")).strip()
+            prompt = read_text(picture.with_suffix(".txt")).strip()
         except ValueError as error:
             raise DroppedSample("unreadable", str(error)) from error
         return {"task": "generate", "prompt": prompt, "image": picture}
@@ -72,19 +65,13 @@ class JsonLinesDataset(Sequence[dict[str, Any]]):
         self.samples = []
         self._lines = []
         self._lengths = []
-        # Not `splitlines`: it also ends a line where JSON may have such a character within a text.
-        for number, line in enumerate(_read(self.path).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                sample = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{self.path}, line {number} is no JSON: {error}.") from error
-            if not isinstance(sample, dict) or sample.setdefault("task", task) != task:
-                raise ValueError(f"{self.path}, line {number} must be a sample of {task!r}, but is {line[:80]!r}.")
+        for line in read_json_lines(self.path):
+            sample = line.fields
+            if sample.setdefault("task", task) != task:
+                raise ValueError(f"{line.where} must be a sample of {task!r}, but is {line.text[:80]!r}.")
             self.samples.append(sample)
-            self._lines.append(number)
-            self._lengths.append(len(line.encode()) // BYTES_A_TOKEN)
+            self._lines.append(line.number)
+            self._lengths.append(len(line.text.encode()) // BYTES_A_TOKEN)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -44,7 +44,7 @@ class Llava(RowSamples):
 
     def sample(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
         place = self.name_of(index)
-        turns = field(row, ("conversations", "messages"), place)
+        turns = field(row, ("conversations", "messages"), place, list)
         messages = [_message(turn, place) for turn in turns]
         if not any(role == "assistant" for role, _ in messages):
             raise DroppedSample("mismatch", f"{place} has no answer to learn.")
@@ -84,7 +84,7 @@ def _listed(row: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 def _message(turn: Any, place: str) -> tuple[str, str]:
     turn = turn if isinstance(turn, Mapping) else {}
     role, content = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    role = ROLES.get(role, role)
+    role = ROLES.get(role, role) if isinstance(role, str) else None
     if role not in SPEAKERS or not isinstance(content, str):
         raise DroppedSample("mismatch", f"{place} has a turn that is none: {str(turn)[:80]}.")
     return role, content
@@ -99,17 +99,22 @@ class CommonsenseQA(RowSamples):
 
     def sample(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
         place = self.name_of(index)
-        question, choices = field(row, "question", place), field(row, "choices", place)
+        question, choices = field(row, "question", place, str), field(row, "choices", place)
         if row.get("answerKey") == "":
             raise DroppedSample("unsupported", f"{place} has no answer, as in the test split.")
-        answer = field(row, "answerKey", place)
+        answer = field(row, "answerKey", place, str)
         if isinstance(choices, Mapping):
-            labels, texts = field(choices, "label", place), field(choices, "text", place)
+            labels, texts = field(choices, "label", place, list), field(choices, "text", place, list)
             if len(labels) != len(texts):
                 raise DroppedSample("mismatch", f"{place} has {len(texts)} choices, but {len(labels)} letters.")
             pairs = list(zip(labels, texts, strict=True))
         else:  # a list of choices, as files of JSON lines have it
-            pairs = [(field(choice, "label", place), field(choice, "text", place)) for choice in choices]
+            listed = field(row, "choices", place, list)
+            if not all(isinstance(choice, Mapping) for choice in listed):
+                raise DroppedSample("mismatch", f"{place}: 'choices' must be objects, but are {str(listed)[:60]}.")
+            pairs = [(field(choice, "label", place), field(choice, "text", place)) for choice in listed]
+        if not all(isinstance(part, str) for pair in pairs for part in pair):
+            raise DroppedSample("mismatch", f"{place}: 'choices' must be texts, but are {str(pairs)[:60]}.")
         asked = "\n".join([question, *(f"{label}. {text}" for label, text in pairs), "Answer with the letter alone."])
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
         return {"task": "understand", "messages": messages}

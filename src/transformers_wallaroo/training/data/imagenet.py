@@ -107,8 +107,10 @@ class ImageNet(Sequence[dict[str, Any]]):
             image, label = parts["image"], parts["label"].read().decode("latin-1").strip()
         try:
             number = int(label)
-        except ValueError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DroppedSample("mismatch", f"{place} has the label {label!r}, which is no number.") from error
+        if isinstance(label, float) and number != label:
+            raise DroppedSample("mismatch", f"{place} has the label {label!r}, which is no whole number.")
         prompts = [
             template.format(name=names[number].split(",")[0].strip())
             for language, names in self.names.items()

@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Published layouts of pictures to draw and of edits, and tables of one's own; one small class a layout."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class PromptedImages(RowSamples):
         packed = sorted(entry.name for entry in folder.glob("*.tar.gz*"))
         self.finder = PictureFinder(folder if images is None else images)
         first = first_field(self.rows, "output_image")
-        if packed and images is None and first is not None and not (folder / str(first)).exists():
+        if packed and images is None and isinstance(first, str) and not os.path.exists(folder / first):
             stems = sorted({name.split(".tar.gz")[0] for name in packed})
             commands = "; ".join(f"cat {stem}.tar.gz* | tar -xzf -" for stem in stems)
             raise ValueError(
@@ -82,7 +83,7 @@ class PromptedImages(RowSamples):
 
     def sample(self, row: Mapping[str, Any], index: int) -> dict[str, Any]:
         place = self.name_of(index)
-        made = {"task": self.task, "prompt": field(row, "input_prompt", place)}
+        made = {"task": self.task, "prompt": field(row, "input_prompt", place, str)}
         if self.task == "edit":
             sources = field(row, "input_image", place)
             sources = sources if isinstance(sources, list) else [sources]
@@ -110,7 +111,7 @@ class GPTImageEdit(RowSamples):
         finder = PictureFinder(self.rows.file_of(index).parent.parent)  # type: ignore[union-attr]
         return {
             "task": "edit",
-            "prompt": field(row, "instruction", place),
+            "prompt": field(row, "instruction", place, str),
             "source_image": finder.find(field(row, "input", place), place),
             "image": finder.find(field(row, "output", place), place),
         }

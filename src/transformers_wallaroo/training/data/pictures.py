@@ -49,7 +49,8 @@ class PictureFinder:
         # A path that begins with a slash is meant below the folders too, unless it is there as it is.
         inner = picture.lstrip("/")
         for folder in self.folders:
-            if (folder / inner).exists():
+            # Not `Path.exists`, which raises where a name is too long for a path.
+            if os.path.exists(folder / inner):
                 return folder / inner
         member = self.tars.find(inner) if self.tars is not None else None
         if member is not None:

@@ -24,6 +24,7 @@ INDEX_FORMAT = 2  # another one where what is kept of a file changes
 # Files from this size on, in bytes, are indexed once and the index is kept.
 KEPT_FROM = 32 * 2**20
 JSON_ENDINGS, PARQUET_ENDINGS = (".json", ".jsonl", ".ndjson"), (".parquet",)
+KINDS: dict[type, str] = {str: "a text", list: "a list", Mapping: "an object with fields"}
 SPACE = re.compile(r"[\s,]*")
 
 
@@ -50,16 +51,23 @@ def find_files(path: Any, endings: Sequence[str], name: str = "path") -> list[Pa
     return found
 
 
-def field(row: Mapping[str, Any], names: str | Sequence[str], place: str) -> Any:
+def field(row: Mapping[str, Any], names: str | Sequence[str], place: str, kind: type | None = None) -> Any:
     """The first of the fields that the row has something in.
 
+    Args:
+        kind: what it must be, one of `KINDS`; anything by default.
+
     Raises:
-        DroppedSample: where the row has such a field with nothing in it: this row is broken.
+        DroppedSample: where the row has such a field with nothing in it, or with something else: this row is broken.
         ValueError: where it has no such field, with file, row and near names: this is another layout.
     """
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if row.get(name) is not None:
+            if kind is not None and not isinstance(row[name], kind):
+                raise DroppedSample(
+                    "mismatch", f"{place}: {name!r} must be {KINDS[kind]}, but is {str(row[name])[:60]!r}."
+                )
             return row[name]
     fields = ", ".join(map(repr, row)) or "none"
     empty = [name for name in wanted if name in row]

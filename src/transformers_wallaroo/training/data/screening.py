@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ...conversations_wallaroo import PICTURE_KEYS
 from ...prompts_wallaroo import check_prompt
+from ..conversations import turns_of
 from ..recipes import check_keys
 from .drops import FAULTS, DroppedSample
 from .pictures import decode_picture, open_picture
@@ -162,8 +163,7 @@ class ScreenedDataset(Sequence[dict[str, Any]]):
             self.filters.check_row(self.source.row(index), place)
         sample = dict(self.source[index])
         text = text_of(sample)
-        if sample["task"] != "understand":
-            _check_prompts(sample, place)
+        _check_fields(sample, place)
         self.filters.check_text(text, place)
         return self._with_pictures(sample, place)
 
@@ -232,17 +232,47 @@ def text_of(sample: Mapping[str, Any]) -> str:
     if prompt is not None:
         return str(prompt[0]) if isinstance(prompt, (list, tuple)) and prompt else str(prompt)
     said = []
-    for message in sample.get("messages") or sample.get("conversations") or []:
+    messages = sample.get("messages") or sample.get("conversations")
+    for message in messages if isinstance(messages, (list, tuple)) else []:
         content = message.get("content", message.get("value")) if isinstance(message, Mapping) else message
         parts = content if isinstance(content, (list, tuple)) else [content]
         said += [str(part.get("text", "")) if isinstance(part, Mapping) else str(part) for part in parts]
     return "\n".join(said)
 
 
+def _check_fields(sample: Mapping[str, Any], place: str) -> None:
+    """Leaves a sample out whose fields hold nothing, or something else than the collator takes. One that lacks a field
+    altogether is another layout, which the collator tells of."""
+    if sample["task"] == "understand":
+        _check_messages(sample, place)
+        return
+    _check_prompts(sample, place)
+    for name in ("image", "source_image"):
+        value = sample.get(name)
+        if isinstance(value, (list, tuple)) or (name in sample and value is None and "codes" not in sample):
+            raise DroppedSample("mismatch", f"{place}: {name!r} must be one picture, but is {str(value)[:60]!r}.")
+    for name in ("height", "width"):
+        value = sample.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise DroppedSample("mismatch", f"{place}: {name!r} must be pixels, a whole number, but is {value!r}.")
+
+
+def _check_messages(sample: Mapping[str, Any], place: str) -> None:
+    if not any(name in sample for name in ("messages", "conversations")):
+        return
+    images = sample.get("images", sample.get("image"))
+    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    try:
+        turns_of(sample, len(images))
+    except ValueError as error:
+        raise DroppedSample("mismatch", f"{place}: {error}") from error
+
+
 def _check_prompts(sample: Mapping[str, Any], place: str) -> None:
-    prompt = sample.get("prompt")
-    prompts = prompt if isinstance(prompt, (list, tuple)) else [] if prompt is None else [prompt]
-    for one in prompts:
+    if "prompt" not in sample:
+        return
+    prompt = sample["prompt"]
+    for one in prompt if isinstance(prompt, (list, tuple)) and prompt else [prompt]:
         if isinstance(one, str) and not one.strip():
             raise DroppedSample("mismatch", f"{place} has an empty prompt.")
         try:
