@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import (
     AutoModel,
+    AutoProcessor,
     CompileConfig,
     DynamicCache,
     GenerationConfig,
@@ -16,6 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import transformers_wallaroo
 from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide, sample_codes
 from transformers_wallaroo.generation_wallaroo import make_generators
 
@@ -129,6 +131,22 @@ def test_an_assistant_of_another_width_is_refused(model, processor, picture):
     expected = r"`assistant_model` has a hidden size of \d+, but .* Take an assistant of the same width"
     with pytest.raises(ValueError, match=expected):
         model.generate(**inputs, max_new_tokens=4, assistant_model=assistant)
+
+
+@pytest.mark.parametrize("task", ["understand", "generate"])
+def test_a_quantised_cache(task):
+    """transformers' own, by hqq in 8 bits: `wallaroo-tiny` answers and draws as before; images by the plain decoder."""
+    pytest.importorskip("hqq", reason="hqq, which quantises caches, is not installed")
+    model = AutoModel.from_pretrained(transformers_wallaroo.tiny_path()).eval()
+    processor = AutoProcessor.from_pretrained(transformers_wallaroo.tiny_path())
+    inputs = processor(text="a red circle", task=task, return_tensors="pt")
+    length = {"max_new_tokens": 12} if task == "understand" else {}
+    bits = {"backend": "hqq", "nbits": 8, "axis_key": 1, "axis_value": 1, "q_group_size": 32, "residual_length": 8}
+    plain, quantised = (
+        model.generate(**inputs, **length, **cache, do_sample=False)
+        for cache in ({}, {"cache_implementation": "quantized", "cache_config": bits})
+    )
+    assert torch.equal(quantised, plain)
 
 
 def test_understanding_compiles_as_a_whole(model, processor, picture):
