@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import DIMENSIONS, DTYPES, about, make_inputs, make_model, ratio, seconds_in_turns, write_json
+from common import DIMENSIONS, DTYPES, make_inputs, make_model, ratio, seconds_in_turns, write_figures
 
 
 def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -63,13 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         sys.stdout.write(f"\n{precision}\n{'images':>8} {'images/s':>10} {'over the first':>15}\n")
         for name, speed in figures["images_per_second"].items():
             sys.stdout.write(f"{name:>8} {speed:10.3f} {figures['over_the_first'][name]:15.2f}\n")
-    result = {
-        "figures": found,
-        "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        **about(options.device),
-    }
-    write_json(options.json, result)
-    return result
+    figures = {"figures": found}
+    return write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """What the benchmarks share: models of a given size, inputs for them, timing in turns, and the figures' file."""
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,21 @@ def about(device: str | torch.device) -> dict[str, Any]:
     return {"machine": machine, "versions": versions}
 
 
-def write_json(path: str | Path | None, figures: Mapping[str, Any]) -> None:
-    """Writes the figures, whole or not at all."""
-    if path is None:
-        return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def write_figures(
+    options: argparse.Namespace, figures: Mapping[str, Any], *, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Figures with the settings, but for those `without`, and with the machine and the versions; also as JSON where the
+    options name a file, which is written whole or not at all."""
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(options).items()
+        if name not in ("json", *without)
+    }
+    result = {**figures, "settings": settings, **about(getattr(options, "device", "cpu"))}
+    if options.json is not None:
+        path = Path(options.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    return result

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, synchronize, write_json
+from common import synchronize, write_figures
 from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -119,20 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         starts = range(0, min(length, 4 * options.batch_size), options.batch_size)
         batches = [collator([dataset[start + at] for at in range(options.batch_size)]) for start in starts]
     trained = trainer_speed(model, batches, options.batch_size, options.steps)
-    result = {
-        "loader_samples_per_second": loaded,
-        "trainer_samples_per_second": round(trained, 1),
-        "bytes_per_sample": size // options.samples,
-        "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        **about(options.device),
-    }
     write = sys.stdout.write
     write(f"JPEG of {options.side} x {options.side}, {size // options.samples / 1000:.0f} kB a sample\n")
     for workers, speed in loaded.items():
         write(f"loader, {workers} workers {speed:8.1f} samples/s, {speed / trained:5.2f} times the trainer\n")
     write(f"trainer           {trained:8.1f} samples/s\n")
-    write_json(options.json, result)
-    return result
+    figures = {
+        "loader_samples_per_second": loaded,
+        "trainer_samples_per_second": round(trained, 1),
+        "bytes_per_sample": size // options.samples,
+    }
+    return write_figures(options, figures)
 
 
 if __name__ == "__main__":

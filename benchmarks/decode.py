@@ -27,13 +27,12 @@ import torch
 from common import (
     DIMENSIONS,
     DTYPES,
-    about,
     make_inputs,
     make_model,
     ratio,
     read_bandwidth,
     seconds_in_turns,
-    write_json,
+    write_figures,
 )
 from torch.nn import functional as F
 from transformers import DynamicCache, LlamaConfig
@@ -226,15 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                 f"{name:12} {speed:9.1f} {ratios[0]:>11} {ratios[1]:>14} {figures['floor_share'][name]:13.3f} "
                 f"{figures['forwards'].get(name, ''):>9}\n"
             )
-    result = {
+    figures = {
         "ratios": {precision: figures["ratios"] for precision, figures in found.items()},
         "floor_share": {precision: figures["floor_share"] for precision, figures in found.items()},
         "figures": found,
-        "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        **about(options.device),
     }
-    write_json(options.json, result)
-    return result
+    return write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import about, make_inputs, make_model, ratio, read_bandwidth, seconds_in_turns, write_json
+from common import about, make_inputs, make_model, ratio, read_bandwidth, seconds_in_turns, write_figures
 from decode import bytes_a_step
 
 from transformers_wallaroo.configuration_wallaroo import QWEN_7B_TEXT, QWEN_7B_VISION
@@ -97,14 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                     f"{task:9} {decoder:9} {images:7} {row['seconds_per_image']:9.3f} {row['codes_per_second']:9.1f} "
                     f"{row['ms_per_step']:8.3f} {row['floor_share']:13.3f} {row['over_the_first']:9.2f}\n"
                 )
-    result = {
+    figures = {
         "figures": rows,
         "bandwidth_tb_per_second": round(bandwidth / 1e12, 3),
-        "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        **about(options.device),
     }
-    write_json(options.json, result)
-    return result
+    return write_figures(options, figures)
 
 
 if __name__ == "__main__":

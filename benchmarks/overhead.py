@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import DTYPES, about, make_inputs, make_model, ratio, seconds_in_turns, write_json
+from common import DTYPES, make_inputs, make_model, ratio, seconds_in_turns, write_figures
 from decode import draw_with_janus, make_janus
 
 WIDTH = {
@@ -69,14 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         sys.stdout.write(f"{name:16} {value:8.3f} ms a step\n")
     for name, value in shares.items():
         sys.stdout.write(f"{name:30} {value:6.3f} of the time\n")
-    result = {
+    figures = {
         "ms_per_step": figures,
         "shares": shares,
-        "settings": {name: value for name, value in vars(options).items() if name != "json"},
-        **about(options.device),
     }
-    write_json(options.json, result)
-    return result
+    return write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from common import about, write_json
+from common import write_figures
 from tqdm.auto import tqdm
 
 from transformers_wallaroo.shapes import make_sample
@@ -225,9 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
         for line in row["unclean"][:10]:
             sys.stdout.write(f"  unclean: {line}\n")
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    result = {"figures": found, "settings": settings, "load_average": os.getloadavg(), **about("cpu")}
-    write_json(options.json, result)
+    result = write_figures(options, {"figures": found, "load_average": os.getloadavg()})
     if any(row["unclean"] or row["growth_mb"] > options.most_growth for row in found.values()):
         raise SystemExit(1)
     return result

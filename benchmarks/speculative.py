@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import DTYPES, about, ratio, seconds_in_turns, write_json
+from common import DTYPES, ratio, seconds_in_turns, write_figures
 
 import transformers_wallaroo
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor
@@ -91,13 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
                     f"{variant:12} {row['forwards']:9.2f} {row['fewer']:7.2f} {row['seconds_per_image']:9.4f} "
                     f"{row['faster']:7.2f}\n"
                 )
-    result = {
-        "figures": found,
-        "settings": {name: value for name, value in vars(options).items() if name not in ("json", "checkpoint")},
-        **about(options.device),
-    }
-    write_json(options.json, result)
-    return result
+    figures = {"figures": found}
+    return write_figures(options, figures, without=("checkpoint",))
 
 
 if __name__ == "__main__":

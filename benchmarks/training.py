@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 import yaml
-from common import about, peak_bytes, write_json
+from common import peak_bytes, write_figures
 from torch import nn
 
 from transformers_wallaroo import WallarooForConditionalGeneration, WallarooProcessor, WallarooVQConfig
@@ -301,26 +301,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     write = sys.stdout.write
     mixes = {mix: measure(mix, options, write) for mix in options.mix or MIXES}
-    result = {
-        "ratios": ratios_of(mixes, "codes"),
-        "ratios_from_pixels": ratios_of(mixes, "pixels"),
-        "mixes": mixes,
-        "settings": {name: value for name, value in vars(options).items() if name not in ("json", "mix")},
-        **about(options.device),
-    }
+    ratios = {name: ratios_of(mixes, name) for name in ("codes", "pixels")}
     for mix, figures in mixes.items():
         write(f"\n{mix} {figures['tasks']}, padded to {figures['maxima']}\n")
         write(f"{'':16} {'samples/s':>10} {'ratio':>7} {'positions a sample':>19} {'peak of a step':>15}\n")
         for name, row in figures["variants"].items():
-            ratio = (
-                1.0 if name == "straightforward" else result["ratios" if name == "codes" else "ratios_from_pixels"][mix]
-            )
+            ratio = 1.0 if name == "straightforward" else ratios[name][mix]
             write(
                 f"{name:16} {row['samples_per_second']:10.1f} {ratio:7.2f} {row['positions_per_sample']:19.1f} "
                 f"{row['peak_step_mb']:12.1f} MB\n"
             )
-    write_json(options.json, result)
-    return result
+    result = {"ratios": ratios["codes"], "ratios_from_pixels": ratios["pixels"], "mixes": mixes}
+    return write_figures(options, result, without=("mix",))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from transformers_wallaroo import WallarooVQConfig, WallarooVQModel
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # Tasks of one sample each, a small language model: seconds.
 SMALL = ["--batches=1", "--rounds=2", "--scan=6", "--threads=1", "--precision=fp32"]
@@ -118,9 +120,28 @@ def test_the_benchmarks_of_batches_and_memory(tmp_path):
     figures = json.loads((tmp_path / "b.json").read_text())["figures"]["fp32"]
     assert figures["over_the_first"]["1"] == 1 and figures["images_per_second"]["2"] > 0
     options = [option for option in SHORT if not option.startswith("--rounds")]
-    load("memory").main([*options, "--sides", "2", "--images", "1", "2", f"--json={tmp_path / 'm.json'}"])
-    one, two = json.loads((tmp_path / "m.json").read_text())["peaks_mb"]
+    options = [*options, "--sides", "2", "--images", "1", "2", "--strip-rows=8"]
+    load("memory").main([*options, f"--json={tmp_path / 'm.json'}"])
+    figures = json.loads((tmp_path / "m.json").read_text())
+    [strips], [one, two] = figures["vq_peaks_mb"], figures["peaks_mb"]
+    assert 0 < strips["strips"] <= strips["whole"]
     assert two["kv_mb"] > one["kv_mb"] and two["static"] > one["static"] > 0 and one["plain"] > 0
+
+
+def test_strips_take_the_memory_of_two_maps():
+    """Of a VQ tokenizer whose weights are small beside a picture."""
+    torch.manual_seed(0)
+    config = WallarooVQConfig(
+        base_channels=32, channel_multiplier=[1, 1, 1, 1, 1], num_embeddings=64, latent_channels=32, num_res_blocks=1
+    )
+    model = WallarooVQModel(config).eval()
+    codes = torch.zeros(1, 20, 20, dtype=torch.long)
+    largest = 32 * 320 * 320 * 4
+    whole, strips = (
+        load("common").peak_bytes(lambda rows=rows: model.decode(codes, strip_rows=rows), torch.device("cpu"))
+        for rows in (None, 8)
+    )
+    assert strips < 2.4 * largest < 2.8 * largest < whole
 
 
 def test_the_benchmarks_of_overhead_and_speculation(tmp_path):

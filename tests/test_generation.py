@@ -5,9 +5,19 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    CompileConfig,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StaticCache,
+)
 from transformers.utils import logging
 
+import transformers_wallaroo
 from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide, sample_codes
 from transformers_wallaroo.generation_wallaroo import make_generators
 
@@ -93,6 +103,67 @@ def test_understanding_keeps_transformers_own_decoding(model, processor, picture
     assert beams.shape[0] == 2
     many = model.generate(**inputs, max_new_tokens=6, do_sample=True, top_k=1, num_return_sequences=3)
     assert torch.equal(many, greedy.expand(3, -1))
+
+
+def test_understanding_with_an_assistant(converted, model, processor, picture):
+    """Its answers are the model's own, whether it guesses right or wrong, and it sees the picture."""
+    inputs = processor(text="What is this?", images=picture, return_tensors="pt")
+    greedy = model.generate(**inputs, max_new_tokens=12)
+    right, wrong = (AutoModel.from_pretrained(converted).eval() for _ in range(2))
+    with torch.no_grad():
+        wrong.lm_head.weight.neg_()
+    for assistant in (right, wrong):
+        assistant.generation_config.assistant_confidence_threshold = 0.0
+        with record_forwards(model) as forwards:
+            answer = model.generate(**inputs, task="understand", max_new_tokens=12, assistant_model=assistant)
+        assert torch.equal(answer, greedy)
+        # All guesses of one that has seen the same are right.
+        assert (len(forwards) <= 2) == (assistant is right)
+
+
+def test_an_assistant_of_another_width_is_refused(model, processor, picture):
+    values = model.config.to_dict()
+    for part, name in (("text_config", "hidden_size"), ("text_config", "num_attention_heads")):
+        values[part][name] *= 2
+    values["vision_config"]["out_hidden_size"] *= 2
+    assistant = type(model)(type(model.config).from_dict(values))
+    inputs = processor(text="What is this?", images=picture, return_tensors="pt")
+    expected = r"`assistant_model` has a hidden size of \d+, but .* Take an assistant of the same width"
+    with pytest.raises(ValueError, match=expected):
+        model.generate(**inputs, max_new_tokens=4, assistant_model=assistant)
+
+
+@pytest.mark.parametrize("task", ["understand", "generate"])
+def test_a_quantised_cache(task):
+    """transformers' own, by hqq in 8 bits: `wallaroo-tiny` answers and draws as before; images by the plain decoder."""
+    pytest.importorskip("hqq", reason="hqq, which quantises caches, is not installed")
+    model = AutoModel.from_pretrained(transformers_wallaroo.tiny_path()).eval()
+    processor = AutoProcessor.from_pretrained(transformers_wallaroo.tiny_path())
+    inputs = processor(text="a red circle", task=task, return_tensors="pt")
+    length = {"max_new_tokens": 12} if task == "understand" else {}
+    bits = {"backend": "hqq", "nbits": 8, "axis_key": 1, "axis_value": 1, "q_group_size": 32, "residual_length": 8}
+    plain, quantised = (
+        model.generate(**inputs, **length, **cache, do_sample=False)
+        for cache in ({}, {"cache_implementation": "quantized", "cache_config": bits})
+    )
+    assert torch.equal(quantised, plain)
+
+
+def test_understanding_compiles_as_a_whole(model, processor, picture):
+    """One graph for all steps after the prompt, as transformers compiles them on a GPU; and a compiled `forward`."""
+    inputs = processor(text="What is this?", images=picture, return_tensors="pt")
+    greedy = model.generate(**inputs, max_new_tokens=6)
+    options = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    options._compile_all_devices = True
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    try:
+        whole = model.generate(**inputs, max_new_tokens=6, cache_implementation="static", compile_config=options)
+        assert torch.equal(whole, greedy)
+        assert counters["stats"]["unique_graphs"] == 1
+    finally:
+        torch._dynamo.reset()
 
 
 def test_a_conversation_goes_on_from_its_cache(model, processor, picture):

@@ -4,7 +4,7 @@
 import functools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -168,11 +168,13 @@ class TaskGroups(NamedTuple):
     order: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, tasks: Sequence[ImageTask], model, *, tabulated: bool = False) -> "TaskGroups":
-        """The groups of images of these tasks; `tabulated` takes the tables that there are."""
+    def of(
+        cls, tasks: Sequence[ImageTask], model, known: Mapping[str, torch.Tensor | None] | None = None
+    ) -> "TaskGroups":
+        """The groups of images of these tasks, with the tables that are known of them by the tasks' names."""
         device = model.execution_device
         distinct = tuple({task.name: task for task in tasks}.values())
-        tables = tuple(model.model.code_table(task) if tabulated else None for task in distinct)
+        tables = tuple((known or {}).get(task.name) for task in distinct)
         if len(distinct) == 1:
             return cls(distinct, tables)
         indices = [[at for at, other in enumerate(tasks) if other.name == task.name] for task in distinct]
@@ -310,6 +312,41 @@ class Heads(NamedTuple):
     dim: int
     eps: float
 
+    @property
+    def group(self) -> int:
+        """Query heads of a key head."""
+        return self.query // self.key_value
+
+
+class Parts(NamedTuple):
+    """What a step goes through: the same in all steps of a request while the same images are in the batch.
+
+    Attributes:
+        layers, norm, heads: of the language model.
+    """
+
+    model: Any
+    layers: Sequence[LayerWeights]
+    norm: torch.Tensor
+    heads: Heads
+    groups: TaskGroups
+    guidance: Guidance
+
+    @classmethod
+    def of(cls, model, tasks: Sequence[ImageTask], guidance: Guidance) -> "Parts":
+        """Those of a model, for images of these tasks."""
+        config = model.config.text_config
+        dim = config.hidden_size // config.num_attention_heads
+        heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
+        tables = {task.name: model.model.code_table(task) for task in {task.name: task for task in tasks}.values()}
+        groups = TaskGroups.of(tasks, model, tables)
+        return cls(model, layer_weights(model), model.model.language_model.norm.weight, heads, groups, guidance)
+
+    def only(self, tasks: Sequence[ImageTask]) -> "Parts":
+        """The same for some of the images, those of these tasks."""
+        known = dict(zip((task.name for task in self.groups.tasks), self.groups.tables, strict=True))
+        return self._replace(groups=TaskGroups.of(tasks, self.model, known))
+
 
 def project(projections: Sequence[Projection], hidden: torch.Tensor) -> torch.Tensor:
     """What the projections make of `hidden`, side by side."""
@@ -318,38 +355,33 @@ def project(projections: Sequence[Projection], hidden: torch.Tensor) -> torch.Te
 
 
 def run_layers(
-    layers: Sequence[LayerWeights],
-    norm: torch.Tensor,
-    heads: Heads,
+    parts: "Parts",
+    state: "StepState",
     hidden: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
     slots: torch.Tensor,
     mask: torch.Tensor | None,
     length: int,
-    keys: Sequence[torch.Tensor],
-    values: Sequence[torch.Tensor],
 ) -> torch.Tensor:
     """The language model on a few new positions a row, over a static cache that it writes to.
 
     Args:
-        layers, norm, heads: of the language model.
         hidden (`torch.FloatTensor` of shape `(num_rows, new, hidden_size)`): embeddings.
         rotary: cosine and signed sine, `(num_rows, new, 1, head_dim)`, see `rotary_table`.
         slots (`torch.LongTensor` of shape `(num_rows, new)`): where in the cache each position goes.
         mask (`torch.FloatTensor` of shape `(num_rows, 1, 1 or new * group, length)`, *optional*): added to the scores
             of attention.
         length: slots that are read.
-        keys, values: a layer each, `(num_rows, num_slots, num_key_value_heads, head_dim)`.
 
     Returns:
         Hidden states after the last norm, of the shape of `hidden`.
     """
     rows, new, width = hidden.shape
-    group = heads.query // heads.key_value
+    heads, group = parts.heads, parts.heads.group
     cos, sin = rotary
-    num_slots = keys[0].shape[1]
+    num_slots = state.keys[0].shape[1]
     flat = (slots + torch.arange(rows, device=slots.device)[:, None] * num_slots).flatten()
-    for layer, key_cache, value_cache in zip(layers, keys, values, strict=True):
+    for layer, key_cache, value_cache in zip(parts.layers, state.keys, state.values, strict=True):
         states = F.rms_norm(hidden, (width,), layer.input_norm, heads.eps)
         states = project(layer.qkv, states).view(rows, new, -1, heads.dim)
         turned, value = states.split((heads.query + heads.key_value, heads.key_value), dim=2)
@@ -372,7 +404,7 @@ def run_layers(
         states = F.rms_norm(hidden, (width,), layer.post_norm, heads.eps)
         gate, up = project(layer.gate_up, states).chunk(2, dim=-1)
         hidden = hidden + project((layer.down,), F.silu(gate) * up)
-    return F.rms_norm(hidden, (width,), norm, heads.eps)
+    return F.rms_norm(hidden, (width,), parts.norm, heads.eps)
 
 
 def attention_mask(
@@ -548,17 +580,12 @@ class StepState(NamedTuple):
 
 
 def decode_step(
-    model,
-    layers: Sequence[LayerWeights],
-    norm: torch.Tensor,
-    heads: Heads,
-    groups: TaskGroups,
+    parts: Parts,
     state: StepState,
     codes: torch.Tensor,
     ends: torch.Tensor | None,
     window: torch.Tensor,
     padded: bool,
-    guidance: Guidance,
 ) -> torch.Tensor:
     """Feeds a code an image, with a row end after it where `ends` says so, and returns the next logits.
 
@@ -574,8 +601,8 @@ def decode_step(
     Returns:
         Guided logits, float32, `(num_images, num_embeddings)`.
     """
-    branches = guidance.num_branches()
-    embeds = embed_codes(model, groups, codes).to(state.row_end.dtype).repeat(branches, 1)[:, None]
+    branches = parts.guidance.num_branches()
+    embeds = embed_codes(parts.model, parts.groups, codes).to(state.row_end.dtype).repeat(branches, 1)[:, None]
     slot, position = state.next_slot, state.next_position
     if ends is None:
         slots, positions = slot[:, None], position[:, None]
@@ -590,20 +617,16 @@ def decode_step(
         positions = torch.stack([position, position + ends.long()], dim=1)
     mask = None
     if padded or ends is not None:
-        mask = attention_mask(window, state.padding, slots, heads.query // heads.key_value, embeds.dtype)
+        mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
     rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
-    hidden = run_layers(layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values)
+    hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
-    return predict(model, groups, hidden[:, -1], guidance)
+    return predict(parts.model, parts.groups, hidden[:, -1], parts.guidance)
 
 
 def decode_window(
-    model,
-    layers: Sequence[LayerWeights],
-    norm: torch.Tensor,
-    heads: Heads,
-    groups: TaskGroups,
+    parts: Parts,
     state: StepState,
     codes: torch.Tensor,
     first: torch.Tensor,
@@ -611,7 +634,6 @@ def decode_window(
     totals: torch.Tensor,
     num_ends: int,
     window: torch.Tensor,
-    guidance: Guidance,
 ) -> torch.Tensor:
     """Feeds several codes an image at once, with the row ends between them, and returns the logits after each.
 
@@ -624,7 +646,7 @@ def decode_window(
     Returns:
         Guided logits, float32, `(num_images, new, num_embeddings)`.
     """
-    branches = guidance.num_branches()
+    branches = parts.guidance.num_branches()
     (num_images, new), device = codes.shape, codes.device
     trash = state.keys[0].shape[1] - 1
     steps = torch.arange(new, device=device)
@@ -640,18 +662,18 @@ def decode_window(
     real = torch.cat([fed, ends_here], dim=1).repeat(branches, 1)
     slots = torch.where(real, state.next_slot[:, None] + offsets, trash)
     positions = torch.where(real, state.next_position[:, None] + offsets, 0)
-    embeds = embed_codes(model, groups, codes).to(state.row_end.dtype)
+    embeds = embed_codes(parts.model, parts.groups, codes).to(state.row_end.dtype)
     embeds = torch.cat([embeds, state.row_end.expand(num_images, num_ends, -1)], dim=1).repeat(branches, 1, 1)
-    mask = attention_mask(window, state.padding, slots, heads.query // heads.key_value, embeds.dtype)
+    mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
     rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
-    hidden = run_layers(layers, norm, heads, embeds, rotary, slots, mask, window.shape[0], state.keys, state.values)
+    hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     # What follows a code that ends its row is read off the row end.
     after = steps.expand(num_images, -1)
     if num_ends:
         is_last = (numbers + 1) % widths[:, None] == 0
         after = torch.where(is_last & fed, new + rows - rows[:, :1], after)
     hidden = hidden.gather(1, after.repeat(branches, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-    return predict(model, groups, hidden, guidance)
+    return predict(parts.model, parts.groups, hidden, parts.guidance)
 
 
 class StaticDecoder:
@@ -673,15 +695,11 @@ class StaticDecoder:
         run: Callable[..., torch.Tensor] = decode_step,
         whole_window: bool = False,
     ):
-        self.model, self.plan, self.guidance = model, plan, guidance
+        self.model, self.plan = model, plan
         self.run, self.whole_window = run, whole_window
         self.tasks = list(tasks)
         self.images = list(range(len(tasks)))  # those in the batch
-        config = model.config.text_config
-        dim = config.hidden_size // config.num_attention_heads
-        self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
-        self.layers, self.norm = layer_weights(model), model.model.language_model.norm.weight
-        self.groups = TaskGroups.of(tasks, model, tabulated=True)
+        self.parts = Parts.of(model, tasks, guidance)
         self.index: torch.Tensor | None = None  # of the images in the batch, once one has left
         self.code = 0  # that was fed last, plus one
         self.used = 0  # slots of the fullest row
@@ -721,7 +739,7 @@ class StaticDecoder:
         self.window = torch.arange(num_slots, device=device)
         after = [self.plan.row_end_after(code) for code in range(self.plan.num_codes)]
         self.ends = torch.tensor([[end is True for end in ends] for ends in after], device=device)
-        return predict(model, self.groups, hidden, self.guidance)
+        return predict(model, self.parts.groups, hidden, self.parts.guidance)
 
     def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits; of
@@ -735,19 +753,8 @@ class StaticDecoder:
             ends = self.ends[self.code] if self.index is None else self.ends[self.code].index_select(0, self.index)
         self.code += 1
         self.used += 1 if ends is None else 2
-        logits = self.run(
-            self.model,
-            self.layers,
-            self.norm,
-            self.heads,
-            self.groups,
-            self.state,
-            codes,
-            ends,
-            self.window if self.whole_window else self.window[: self.used],
-            self.padded,
-            self.guidance,
-        )
+        window = self.window if self.whole_window else self.window[: self.used]
+        logits = self.run(self.parts, self.state, codes, ends, window, self.padded)
         if self.index is None:
             return logits
         return logits.new_zeros(len(row_ends), logits.shape[-1]).index_copy_(0, self.index, logits)
@@ -764,11 +771,7 @@ class StaticDecoder:
             for start, (_, width) in zip(first.tolist(), grids, strict=True)
         )
         return decode_window(
-            self.model,
-            self.layers,
-            self.norm,
-            self.heads,
-            self.groups,
+            self.parts,
             self.state,
             codes,
             first,
@@ -776,7 +779,6 @@ class StaticDecoder:
             torch.tensor([height * width for height, width in grids], device=device),
             ((new - 1) // min(width for _, width in grids) + 1) * row_ends,
             self.window[: self.used + longest + 1],
-            self.guidance,
         )
 
     def _keep(self, images: list[int]) -> None:
@@ -796,7 +798,7 @@ class StaticDecoder:
             tuple(each[rows] for each in state.values),
         )
         self.images, self.index = images, torch.tensor(images, device=rows.device)
-        self.groups = TaskGroups.of([self.tasks[image] for image in images], self.model, tabulated=True)
+        self.parts = self.parts.only([self.tasks[image] for image in images])
 
 
 @functools.cache
@@ -804,17 +806,32 @@ def _compiled_step() -> Callable[..., torch.Tensor]:
     return torch.compile(decode_step)
 
 
-def compiled_step(*args: Any) -> torch.Tensor:
-    """`decode_step`, compiled once for all steps, prompts and images of one size; anew for another task, for another
-    number of images (twice, then for all numbers) and with guidance for without."""
-    state, window = args[5], args[8]
-    for each in (window, state.cos, state.sin):
-        torch._dynamo.maybe_mark_dynamic(each, 0)
-    for cache in (*state.keys, *state.values):
-        torch._dynamo.maybe_mark_dynamic(cache, 1)
-    # torch's own limit is 8 graphs of a function in a process, and beyond it there is no compiling any more.
-    with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-        return _compiled_step()(*args)
+class CompiledStep:
+    """`decode_step` for one request, compiled once for all steps, prompts and images of one size; anew for another
+    task, for another number of images (twice, then for all numbers) and with guidance for without."""
+
+    def __init__(self) -> None:
+        self.marked: StepState | None = None
+
+    def __call__(
+        self,
+        parts: Parts,
+        state: StepState,
+        codes: torch.Tensor,
+        ends: torch.Tensor | None,
+        window: torch.Tensor,
+        padded: bool,
+    ) -> torch.Tensor:
+        torch._dynamo.maybe_mark_dynamic(window, 0)
+        if state is not self.marked:
+            for each in (state.cos, state.sin):
+                torch._dynamo.maybe_mark_dynamic(each, 0)
+            for cache in (*state.keys, *state.values):
+                torch._dynamo.maybe_mark_dynamic(cache, 1)
+            self.marked = state
+        # torch's own limit is 8 graphs of a function in a process, and beyond it there is no compiling any more.
+        with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
+            return _compiled_step()(parts, state, codes, ends, window, padded)
 
 
 # torch records one graph at a time.
@@ -831,37 +848,41 @@ class GraphedStep:
         self.run = run
         self.graphs: dict[tuple[int, bool], tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
 
-    def __call__(self, *args: Any) -> torch.Tensor:
-        codes, ends = args[6], args[7]
+    def __call__(
+        self, parts: Parts, state: StepState, codes: torch.Tensor, ends: torch.Tensor | None, *rest: Any
+    ) -> torch.Tensor:
         key = (len(codes), ends is not None)
         with torch.cuda.device(codes.device):  # streams and graphs belong to the current one
             if key not in self.graphs:
                 self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == key[0]}
                 with _recording:
-                    self.graphs[key] = self._record(args)
+                    self.graphs[key] = self._record(
+                        parts, state, codes.clone(), None if ends is None else ends.clone(), *rest
+                    )
             graph, codes_in, ends_in, logits = self.graphs[key]
             codes_in.copy_(codes)
             if ends_in is not None:
+                assert ends is not None
                 ends_in.copy_(ends)
             graph.replay()
             return logits.clone()
 
-    def _record(self, args: tuple[Any, ...]) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        state, codes, ends = args[5], args[6].clone(), None if args[7] is None else args[7].clone()
-        args = (*args[:6], codes, ends, *args[8:])
+    def _record(
+        self, parts: Parts, state: StepState, codes: torch.Tensor, ends: torch.Tensor | None, *rest: Any
+    ) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
         # What a warm-up moves is put back; the slots it writes are written anew.
         moved = [(each, each.clone()) for each in (state.next_slot, state.next_position)]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
-                self.run(*args)
+                self.run(parts, state, codes, ends, *rest)
                 for each, before in moved:
                     each.copy_(before)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            logits = self.run(*args)
+            logits = self.run(parts, state, codes, ends, *rest)
         return graph, codes, ends, logits
 
 
@@ -904,7 +925,7 @@ def make_decoder(
         raise ValueError(f"`decoder` cannot be {name!r} here, since {reason}. Pass 'plain', or leave it out.")
     if name == "plain" or reason is not None:
         return PlainDecoder(model, plan, tasks, guidance, cache)
-    run = compiled_step if name == "compiled" else decode_step
+    run: Callable[..., torch.Tensor] = CompiledStep() if name == "compiled" else decode_step
     if on_gpu and name in ("graphs", "compiled"):
         other = next((module for module in _modules_of_a_step(model, tasks) if not _is_plain(module)), None)
         if other is not None:

@@ -158,7 +158,7 @@ def _check_count(name: str, count: int, num_images: int) -> None:
 
 def distinct_prompts(
     texts: Sequence[torch.Tensor], images: dict[str, torch.Tensor], edits: Sequence[bool]
-) -> tuple[list[int], list[int], dict[str, torch.Tensor]]:
+) -> tuple[list[int], list[int], dict[str, torch.Tensor], list[int]]:
     """Which of some prompts are to be read: of equal ones the first.
 
     Args:
@@ -168,7 +168,8 @@ def distinct_prompts(
         edits: whether a prompt has a source.
 
     Returns:
-        Indices of the prompts to read, for each prompt its place among them, and the sources of those alone.
+        Indices of the prompts to read, for each prompt its place among them, the sources of those alone, and for each
+        of these a number that equal ones share.
     """
     source_of = {prompt: at for at, prompt in enumerate(at for at, edit in enumerate(edits) if edit)}
     _, same = first_of_equals([[value[at] for value in split_sources(images).values()] for at in range(len(source_of))])
@@ -178,7 +179,8 @@ def distinct_prompts(
             for prompt in range(len(texts[0]))
         ]
     )
-    return kept, rows, select_sources(images, [source_of[prompt] for prompt in kept if prompt in source_of])
+    sources = [source_of[prompt] for prompt in kept if prompt in source_of]
+    return kept, rows, select_sources(images, sources), [same[source] for source in sources]
 
 
 def first_of_equals(entries: Sequence[Sequence[torch.Tensor]]) -> tuple[list[int], list[int]]:
@@ -368,6 +370,47 @@ class WallarooGenerationMixin(GenerationMixin):
                 torch.manual_seed(int(seed))
             return super().generate(inputs, generation_config, logits_processor, **kwargs)
 
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        *args: Any,
+        inputs_embeds: torch.Tensor | None = None,  # transformers looks for the name
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As transformers', but what follows the prompt goes in as embeddings: it is text, and a forward that need not
+        look for anything else can be compiled as a whole."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, *args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        goes_on = not is_first_iteration and kwargs.get("use_cache", True)
+        if goes_on and inputs.get("past_key_values") is not None and inputs.get("input_ids") is not None:
+            inputs["inputs_embeds"] = self.get_input_embeddings()(inputs.pop("input_ids").to(self.execution_device))
+            inputs.pop("mm_token_type_ids", None)
+        return inputs
+
+    def _prefill(
+        self, input_ids, generation_config, model_kwargs, is_first_iteration: bool = True, **kwargs: Any
+    ) -> ModelOutput:
+        """As transformers', which tells an assistant that its first forward is none: it would not see the pictures."""
+        cache = model_kwargs.get("past_key_values")
+        if generation_config.is_assistant and (cache is None or cache.get_seq_length() == 0):
+            is_first_iteration = True
+            self._check_features(model_kwargs.get("mm_encoder_outputs") or {})
+        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration, **kwargs)
+
+    def _check_features(self, encoded: dict[str, Any]) -> None:
+        """Raises where an assistant cannot read the pictures as the model that it assists has seen them."""
+        own = self.config.text_config.hidden_size
+        for outputs in encoded.values():
+            width = own if outputs is None else outputs.pooler_output[0].shape[-1]
+            if width != own:
+                raise ValueError(
+                    f"`assistant_model` has a hidden size of {own}, but transformers hands it the pictures as seen by "
+                    f"the other model, with {width}. Take an assistant of the same width (quantised, or with fewer "
+                    "layers), or `prompt_lookup_num_tokens`, which needs none."
+                )
+
     def _generate_images(
         self,
         tasks: list[Any],
@@ -551,13 +594,13 @@ class WallarooGenerationMixin(GenerationMixin):
                 "(`row_ends=False`, stages 1 to 3a) an image is a square."
             )
         edits = [task.has_source for task in tasks]
-        kept, rows, images = distinct_prompts((ids, types, mask), images, edits * len(prefixes))
+        kept, rows, images, same = distinct_prompts((ids, types, mask), images, edits * len(prefixes))
         device = self.execution_device
         ids, types, mask = (tensor[kept].to(device) for tensor in (ids, types, mask))
         positions, _ = self.model.get_rope_index(
             ids, types, image_grid_thw=images.get("image_grid_thw"), attention_mask=mask
         )
-        encoded, source_codes = self._encode_sources(images)
+        encoded, source_codes = self._encode_sources(images, same)
         codes = None
         if given["region_mask"] is not None:
             # The sources are those of the edits among the kept prompts, in order; the first branch has the real ones.
@@ -575,15 +618,17 @@ class WallarooGenerationMixin(GenerationMixin):
         )
         return plan, [task for task in tasks for _ in range(repeats)], prompts, given["input_ids"]
 
-    def _encode_sources(self, images: dict[str, torch.Tensor]) -> tuple[dict[str, Any], list[torch.Tensor]]:
-        """What `embed_inputs` takes for sources: features and latents, computed once for equal ones; and their
-        codes."""
+    def _encode_sources(
+        self, images: dict[str, torch.Tensor], same: Sequence[int]
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """What `embed_inputs` takes for sources: features and latents, computed once for equal ones, which have one
+        number in `same`; and their codes."""
         if "source_grid" not in images:
             return {}, []
-        device, split = self.execution_device, split_sources(images)
-        kept, places = first_of_equals(
-            [[values[at] for values in split.values()] for at in range(len(images["source_grid"]))]
-        )
+        firsts = {number: at for at, number in reversed(list(enumerate(same)))}
+        numbers = sorted(firsts)
+        places = [numbers.index(number) for number in same]
+        device, kept = self.execution_device, [firsts[number] for number in numbers]
         distinct = {name: value.to(device) for name, value in select_sources(images, kept).items()}
         encoded: dict[str, Any] = {"source_grid": images["source_grid"]}
         if "pixel_values" in distinct:

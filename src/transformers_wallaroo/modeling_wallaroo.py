@@ -400,7 +400,8 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         `mm_encoder_outputs` are the features of images and videos where transformers has computed them already.
         """
         embed_tokens = self.get_input_embeddings()
-        is_text = (mm_token_type_ids == TokenType.TEXT) & (input_ids < self.config.text_vocab_size)
+        # As ints: torch.compile does not know how a tensor compares with a member of an enumeration.
+        is_text = (mm_token_type_ids == int(TokenType.TEXT)) & (input_ids < self.config.text_vocab_size)
         embeds = embed_tokens(input_ids.masked_fill(~is_text, self.config.generate_image_pad_token_id))
         parts: dict[TokenType, torch.Tensor] = {}
         encoded = dict(mm_encoder_outputs or {})
@@ -425,13 +426,13 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
             weight = self.vq_model.quantize.embedding.weight
             parts[TokenType.SOURCE_CELL] = self.source_adapter(weight.new_zeros(0, self.config.vq_config.embed_dim))
         for task in (GENERATE, EDIT):
-            codes = input_ids[mm_token_type_ids == task.code_type] - self.config.text_vocab_size
+            codes = input_ids[mm_token_type_ids == int(task.code_type)] - self.config.text_vocab_size
             if codes.numel():
                 self._check_codes(codes)
             if codes.numel() or in_step:
                 parts[task.code_type] = self.embed_codes(codes, task)
         for token_type in (TokenType.IMAGE, TokenType.VIDEO, TokenType.SOURCE_CELL):
-            positions = int((mm_token_type_ids == token_type).sum())
+            positions = int((mm_token_type_ids == int(token_type)).sum())
             features = len(parts[token_type]) if token_type in parts else 0
             if positions != features:
                 raise ValueError(
@@ -439,7 +440,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
                     f"{features} features. Pass all that the processor returned, unchanged: `model(**inputs)`."
                 )
         for token_type, part in parts.items():
-            mask = (mm_token_type_ids == token_type).unsqueeze(-1).to(embeds.device)
+            mask = (mm_token_type_ids == int(token_type)).unsqueeze(-1).to(embeds.device)
             embeds = embeds.masked_scatter(mask, part.to(embeds.device, embeds.dtype))
         return embeds
 
@@ -681,7 +682,11 @@ class WallarooForConditionalGeneration(
         return execution_device(self.get_input_embeddings())
 
     def decode_image_tokens(
-        self, sequences: torch.Tensor | Sequence[torch.Tensor], row_ends: bool | None = None
+        self,
+        sequences: torch.Tensor | Sequence[torch.Tensor],
+        row_ends: bool | None = None,
+        *,
+        strip_rows: int | None = None,
     ) -> list[torch.Tensor]:
         """Pixels of the images in `sequences`, as `generate` returns them for `"generate"` and `"edit"`.
 
@@ -689,6 +694,7 @@ class WallarooForConditionalGeneration(
             sequences (`torch.LongTensor` of shape `(num_images, length)` or `(length,)`, or a list of 1-D tensors):
                 ids of the one id space; anything but codes and row ends (marks, padding) is passed over.
             row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says.
+            strip_rows (`int`, *optional*): for large pictures where memory is short, see `WallarooVQModel.decode`.
 
         Returns:
             One `torch.FloatTensor` of shape `(3, height, width)` an image, about `[-1, 1]`, of its own size.
@@ -718,7 +724,7 @@ class WallarooForConditionalGeneration(
         pixels: dict[int, torch.Tensor] = {}
         for indices in groups.values():
             batch = torch.stack([grids[index] for index in indices])
-            pixels.update(zip(indices, self.model.vq_model.decode(batch), strict=True))
+            pixels.update(zip(indices, self.model.vq_model.decode(batch, strip_rows=strip_rows), strict=True))
         return [pixels[index] for index in range(len(grids))]
 
     def _prepare_position_ids_for_generation(self, inputs_tensor, model_kwargs):

@@ -1,11 +1,14 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """The VQ image tokenizer: Janus's network with LlamaGen's l2-normalised codebook and grids of any shape."""
 
+import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.janus.modeling_janus import JanusVQVAE
+from transformers.models.janus.modeling_janus import JanusVQVAE, JanusVQVAEDecoder, JanusVQVAEResnetBlock
 from transformers.utils import ModelOutput
 
 from .configuration_wallaroo import WallarooVQConfig
@@ -33,6 +36,77 @@ def execution_device(module: nn.Module) -> torch.device:
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     assert isinstance(module.weight, torch.Tensor)
     return module.weight.device if device is None else torch.device(device)
+
+
+# Gives the rows from one to another of a map `(batch_size, channels, height, width)` that need not be there as a whole.
+Rows = Callable[[int, int], torch.Tensor]
+
+
+def _activated(norm: nn.GroupNorm, hidden: torch.Tensor) -> Rows:
+    """Rows of `hidden`, normalised by the whole map's statistics, after the activation."""
+    groups = hidden.unflatten(1, (norm.num_groups, -1)).flatten(2)
+    variance, mean = torch.var_mean(groups, dim=2, correction=0)
+    channels = hidden.shape[1] // norm.num_groups
+    scale = (variance + norm.eps).rsqrt().repeat_interleave(channels, dim=1) * norm.weight
+    shift = norm.bias - mean.repeat_interleave(channels, dim=1) * scale
+
+    def rows(first: int, last: int) -> torch.Tensor:
+        part = torch.addcmul(shift[..., None, None], hidden[:, :, first:last], scale[..., None, None])
+        return part.mul_(part.sigmoid())
+
+    return rows
+
+
+def _doubled(hidden: torch.Tensor) -> Rows:
+    """Rows of `hidden` at twice its size, each value four times."""
+
+    def rows(first: int, last: int) -> torch.Tensor:
+        part = nn.functional.interpolate(hidden[:, :, first // 2 : (last + 1) // 2], scale_factor=2.0, mode="nearest")
+        return part[:, :, first % 2 : first % 2 + last - first]
+
+    return rows
+
+
+def _convolve(
+    conv: nn.Module, rows: Rows, height: int, strip_rows: int, onto: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A 3 x 3 convolution of a map of `height` rows, `strip_rows` of them at once; added to `onto`, if given."""
+    out = onto
+    for start in range(0, height, strip_rows):
+        end = min(start + strip_rows, height)
+        # With the neighbours of the strip; what the convolution makes of these themselves is left out.
+        first, last = max(start - 1, 0), min(end + 1, height)
+        strip = conv(rows(first, last))[:, :, start - first : end - first]
+        if out is None:
+            out = strip.new_empty(*strip.shape[:2], height, strip.shape[3])
+        out[:, :, start:end] = strip if onto is None else strip.add_(onto[:, :, start:end])
+    assert out is not None
+    return out
+
+
+def _block_in_strips(block: JanusVQVAEResnetBlock, hidden: torch.Tensor, strip_rows: int) -> torch.Tensor:
+    """Writes to `hidden` where it can."""
+    height = hidden.shape[2]
+    inner = _convolve(block.conv1, _activated(block.norm1, hidden), height, strip_rows)
+    onto = block.nin_shortcut(hidden) if hasattr(block, "nin_shortcut") else hidden
+    return _convolve(block.conv2, _activated(block.norm2, inner), height, strip_rows, onto)
+
+
+def decode_in_strips(decoder: JanusVQVAEDecoder, hidden: torch.Tensor, strip_rows: int) -> torch.Tensor:
+    """What `decoder(hidden)` gives, up to rounding, with two maps of the largest size in memory instead of three.
+
+    Norms are over the whole picture and attention is between all of its cells, so that pictures decoded tile by tile
+    would be others. Here the layers are whole, and what lies between two maps is there for a few rows at once.
+    """
+    hidden = decoder.mid(decoder.conv_in(hidden))
+    for level in decoder.up:
+        for index, block in enumerate(level.block):
+            hidden = _block_in_strips(block, hidden, strip_rows)
+            if len(level.attn) > 0:
+                hidden = level.attn[index](hidden)
+        if hasattr(level, "upsample"):
+            hidden = _convolve(level.upsample.conv, _doubled(hidden), 2 * hidden.shape[2], strip_rows)
+    return _convolve(decoder.conv_out, _activated(decoder.norm_out, hidden), hidden.shape[2], strip_rows)
 
 
 class WallarooVQModel(JanusVQVAE):
@@ -114,9 +188,22 @@ class WallarooVQModel(JanusVQVAE):
         return WallarooVQOutput(codes=codes, latents=latents)
 
     @torch.no_grad()
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Pixels of shape `(batch_size, 3, height, width)`, about `[-1, 1]`, of codes of shape
-        `(batch_size, grid_height, grid_width)`."""
+    def decode(self, codes: torch.Tensor, *, strip_rows: int | None = None) -> torch.Tensor:
+        """Pixels of images of one size.
+
+        Args:
+            codes (`torch.LongTensor` of shape `(batch_size, grid_height, grid_width)`): in `[0, num_embeddings)`.
+            strip_rows (`int`, *optional*): for large pictures where memory is short: images go one by one, through each
+                convolution so many rows at once, such as 64. The pixels are the same up to rounding, see
+                `decode_in_strips`. A tokenizer that goes by cells (`config.cell_wise`) has no need of it.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, 3, height, width)`, about `[-1, 1]`.
+        """
+        given: Any = strip_rows
+        whole = isinstance(given, numbers.Integral) and not isinstance(given, bool)
+        if given is not None and not (whole and given > 0):
+            raise ValueError(f"`strip_rows` must be a positive int, such as 64, but got {strip_rows!r}.")
         if codes.ndim != 3:
             raise ValueError(f"`codes` must be (batch, grid_height, grid_width), but got shape {tuple(codes.shape)}.")
         smallest, largest = int(codes.min()), int(codes.max())
@@ -130,7 +217,11 @@ class WallarooVQModel(JanusVQVAE):
             quantized = self.embed_codes(codes.to(device)).to(dtype).permute(0, 3, 1, 2)
             if self.config.cell_wise:
                 quantized = quantized.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]
-            pixels = torch.cat([self.decoder(self.post_quant_conv(chunk)) for chunk in quantized.split(self._chunk)])
+            strips = None if self.config.cell_wise else strip_rows
+            chunks = self.post_quant_conv(quantized).split(1 if strips else self._chunk)
+            pixels = torch.cat(
+                [decode_in_strips(self.decoder, chunk, strips) if strips else self.decoder(chunk) for chunk in chunks]
+            )
             if self.config.cell_wise:
                 pixels = pixels.unflatten(0, codes.shape).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
             return pixels

@@ -20,16 +20,16 @@ if "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_
 
 from transformers_wallaroo.cli import main  # noqa: E402
 
-if "WALLAROO_TEST_NAN" in os.environ:  # "STEP RANK": where a loss is to be NaN
+if "WALLAROO_TEST_FACTORS" in os.environ:  # "STEP RANK FACTOR, ...": by what a loss is to be multiplied, and where
     from transformers_wallaroo.training.trainer import WallarooTrainer
 
-    at, rank = map(int, os.environ["WALLAROO_TEST_NAN"].split())
+    entries = [entry.split() for entry in os.environ["WALLAROO_TEST_FACTORS"].split(",")]
+    factors = {(int(step), int(rank)): float(factor) for step, rank, factor in entries}
     compute_loss = WallarooTrainer.compute_loss
 
     def broken(self, model, *args, **kwargs):
         loss = compute_loss(self, model, *args, **kwargs)
-        wanted = model.training and self.state.global_step + 1 == at and self.args.process_index == rank
-        return loss * float("nan") if wanted else loss
+        return loss * factors.get((self.state.global_step + 1, self.args.process_index), 1) if model.training else loss
 
     WallarooTrainer.compute_loss = broken
 

@@ -2,6 +2,7 @@
 """`accelerate launch` with the configs of `examples/accelerate`: two processes learn what one learns."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -143,7 +144,7 @@ def test_killed_processes_go_on(small_folder, tmp_path, alone):
 @pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2"])
 def test_all_processes_skip_a_step_that_is_nan_on_one(small_folder, tmp_path, config):
     trainer = SHARDED if config == "fsdp2" else RECIPE["trainer"]
-    said = launch(config, recipe(small_folder, tmp_path, trainer=trainer), tmp_path, WALLAROO_TEST_NAN="2 1")
+    said = launch(config, recipe(small_folder, tmp_path, trainer=trainer), tmp_path, WALLAROO_TEST_FACTORS="2 1 nan")
     assert "Step 2 is skipped: its gradient norm is nan" in said
     entries = [entry for entry in log_of(tmp_path, 3) if "loss" in entry]
     assert [entry.get("skipped_steps") for entry in entries] == [None, 1, 1]
@@ -155,6 +156,63 @@ def test_all_processes_skip_a_step_that_is_nan_on_one(small_folder, tmp_path, co
 def test_deepspeed(small_folder, tmp_path, alone, stage):
     launch(f"zero{stage}", recipe(small_folder, tmp_path, trainer=SHARDED), tmp_path)
     assert_same_run(tmp_path, alone, tolerance=1e-5, without=("grad_norm/",))
+
+
+@pytest.fixture(scope="module")
+def with_bad_steps(small_folder, tmp_path_factory):
+    """Six steps of two processes with whole models; one has no number for a loss in step 2, a spike in step 5."""
+    output = tmp_path_factory.mktemp("bad_steps")
+    launch("ddp_cpu", recipe(small_folder, output, **ADAM), output, WALLAROO_TEST_FACTORS=BAD_STEPS)
+    return output
+
+
+BAD_STEPS = "2 1 nan, 5 0 1e5"
+ADAM = {
+    "steps": 6,
+    "save_steps": 1,
+    "eval_steps": None,
+    "evaluation": {},
+    "learning_rate": 0.001,
+    "scheduler": "linear",
+    "weight_decay": 0.1,
+    "trainer": {**RECIPE["trainer"], "optim": "adamw_torch", "spike_window": 4, "save_total_limit": 6},
+}
+
+
+def deepspeed_state(folder, step, rank):
+    """Weights and the optimizer's state, as DeepSpeed keeps them of a process."""
+    files = sorted((folder / f"checkpoint-{step}" / f"global_step{step}").glob(f"*rank_{rank}_*optim_states.pt"))
+    assert len(files) == 1
+    state = torch.load(files[0], weights_only=False)["optimizer_state_dict"]
+    weights = state.get("fp32_flat_groups", state.get("single_partition_of_fp32_groups"))
+    optimizer = state.get("optimizer_state_dict", state.get("base_optimizer_state"))["state"]
+    assert weights and optimizer
+    return [*weights, *(values[name] for values in optimizer.values() for name in ("exp_avg", "exp_avg_sq", "step"))]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_skips_bad_steps(small_folder, tmp_path, with_bad_steps, stage):
+    """Weights and moments stay as they were, to the bit; the run is that of processes with whole models."""
+    trainer = {**ADAM["trainer"], "use_cpu": False}
+    values = recipe(small_folder, tmp_path, **{**ADAM, "trainer": trainer})
+    said = launch(f"zero{stage}", values, tmp_path, WALLAROO_TEST_FACTORS=BAD_STEPS)
+    assert "Step 2 is skipped: its gradient norm is " in said
+    assert "Step 5 is skipped: its gradient norm " in said
+    assert "times the median" in said
+    for rank in range(2):
+        states = [deepspeed_state(tmp_path, step, rank) for step in range(1, 7)]
+        moved = [
+            not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            for before, after in itertools.pairwise(states)
+        ]
+        assert moved == [False, True, True, False, True]
+    log, expected = log_of(tmp_path, 6), log_of(with_bad_steps, 6)
+    for name in ("skipped_steps", "learning_rate"):
+        assert [entry.get(name) for entry in log] == [entry.get(name) for entry in expected]
+    weights = AutoModel.from_pretrained(tmp_path / "final").state_dict()
+    for name, weight in AutoModel.from_pretrained(with_bad_steps / "final").state_dict().items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

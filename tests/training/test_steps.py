@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from transformers_wallaroo.training.collator import DROP_REASONS
-from transformers_wallaroo.training.trainer import SpikeGuard, WallarooTrainingArguments
+from transformers_wallaroo.training.spikes import SpikeGuard
+from transformers_wallaroo.training.trainer import WallarooTrainingArguments
 
 from forking import in_processes
 from small import TASKS, collator_of, gradients, largest_difference, losses_of, samples_of, trainer_of

@@ -1,22 +1,20 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
-"""`Trainer` for mixed batches of the three tasks: the loss of a whole step, its parts by name, and a spike guard."""
+"""`Trainer` for mixed batches of the three tasks: the loss of a whole step, its parts by name, no step on a spike."""
 
 import json
 import math
 import re
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from ..image_grid_wallaroo import TASKS
@@ -24,6 +22,7 @@ from ..modeling_wallaroo import LOSS_NAMES, loss_positions
 from .collator import DROP_REASONS
 from .mixture import LengthGroupedSteps, PaddedDataset
 from .preview import draw_preview, send_to_trackers
+from .spikes import SpikeGuard, guard_engine
 from .stages import TRAINABLE, part_of
 
 logger = logging.get_logger(__name__)
@@ -65,44 +64,6 @@ class WallarooTrainingArguments(TrainingArguments):
             raise ValueError(f"`loss_weights` may name the tasks {', '.join(TASKS)}, but got {', '.join(unknown)}.")
         if self.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` must be 0: it takes the labels away from the model's losses.")
-
-
-class SpikeGuard(TrainerCallback, ExportableState):
-    """Remembers recent gradient norms, and which steps were skipped; travels with the checkpoints of a run."""
-
-    def __init__(self, factor: float = 10.0, window: int = 100):
-        self.factor = factor
-        self.norms: deque[float] = deque(maxlen=window)
-        self.skipped = 0
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "args": {"factor": self.factor, "window": self.norms.maxlen},
-            "attributes": {"norms": list(self.norms), "skipped": self.skipped},
-        }
-
-    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ARG002
-        """Takes up what a checkpoint's state holds."""
-        kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
-        self.norms.clear()
-        self.norms.extend(kept.get("norms", []))
-        self.skipped = kept.get("skipped", 0)
-
-    def verdict(self, norm: float) -> str | None:
-        """Why a step of this gradient norm must be skipped, or `None`; remembers the norm of a step that is taken."""
-        if not math.isfinite(norm):
-            self.skipped += 1
-            return f"its gradient norm is {norm}"
-        if norm == 0:  # Nothing to learn, as of samples that were all dropped: that says nothing of what is usual.
-            return None
-        usual = median(self.norms) if len(self.norms) >= (self.norms.maxlen or 0) / 2 and self.norms else None
-        if self.factor and usual is not None and norm > self.factor * usual:
-            self.skipped += 1
-            # Remembered at its bound, so that a lasting change of scale does not stop the run for good.
-            self.norms.append(self.factor * usual)
-            return f"its gradient norm {norm:.3g} is more than {self.factor:g} times the median {usual:.3g}"
-        self.norms.append(norm)
-        return None
 
 
 class LogAtCheckpoints(TrainerCallback):
@@ -149,6 +110,8 @@ class WallarooTrainer(Trainer):
         self._steps: dict[str, int] = defaultdict(int)
         self._step_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         self._since = time.monotonic()
+        # Whether the step under way is left out, once that is decided.
+        self._left_out: bool | None = None
         # Of each batch of an evaluation: sum and number of labels of each loss, and dropped samples by reason.
         self._evaluated: list[tuple[torch.Tensor, ...]] = []
 
@@ -235,12 +198,28 @@ class WallarooTrainer(Trainer):
 
     # ------------------------------------------------------------------ the step
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        """Notes the norms by part; a step whose gradient is not finite, far above the usual, or zero (as of samples
-        that were all dropped) is made to do nothing.
+    def _prepare_for_training(self, *args: Any, **kwargs: Any):
+        """As `Trainer`'s. DeepSpeed's engine steps within the backward pass, so it is told there what to leave out."""
+        model, dataloader = super()._prepare_for_training(*args, **kwargs)
+        if self.is_deepspeed_enabled:
+            guard_engine(self.accelerator.deepspeed_engine_wrapped.engine, self._leaves_out)
+        return model, dataloader
 
-        The norm is the same on all processes, and so is what is decided from it.
+    def _leaves_out(self, norm: float) -> bool:
+        """Whether the step under way, of this gradient norm, must do nothing: it is not finite, far above the usual, or
+        zero, as of samples that were all dropped (the optimizer would go on as before, and weights decay).
+
+        The norm is the same on all processes, and so is what is decided from it, once a step.
         """
+        if self._left_out is None:
+            reason = self.spike_guard.verdict(norm)
+            if reason is not None:
+                logger.warning(f"Step {self.state.global_step + 1} is skipped: {reason}.")
+            self._left_out = reason is not None or norm == 0
+        return self._left_out
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Notes the norms by part, and makes a step that is to be left out do nothing."""
         norm = super()._get_grad_norm(model, grad_norm)
         value = float(norm)
         logging_now = (
@@ -251,15 +230,14 @@ class WallarooTrainer(Trainer):
             for part, part_norm in part_norms(model).items():
                 self._sums[f"grad_norm/{part}"] = part_norm / clipped
         self._end_step(math.isfinite(value))
-        reason = self.spike_guard.verdict(value)
-        if reason is not None or value == 0:
-            # Gradients of zero would still let the optimizer go on as before, and let weights decay.
+        left_out = self._leaves_out(value)
+        if left_out and not self.is_deepspeed_enabled:
             model.zero_grad(set_to_none=True)
-        if reason is not None and self.is_deepspeed_enabled:
-            # Its engine steps within the backward pass.
-            logger.warning(f"Step {self.state.global_step + 1} is not skipped, for DeepSpeed took it: {reason}.")
-        elif reason is not None:
-            logger.warning(f"Step {self.state.global_step + 1} is skipped: {reason}.")
+        elif left_out and not self.args.fp16:
+            # DeepSpeed leaves out what is not finite by itself, and `Trainer` would then hold the learning rate, which
+            # goes on everywhere else.
+            model.optimizer.overflow = False
+        self._left_out = None
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -386,4 +364,4 @@ def part_norms(model: torch.nn.Module) -> dict[str, float]:
     return dict(zip(squares, sums.sqrt().tolist(), strict=True))
 
 
-__all__ = ["SpikeGuard", "WallarooTrainer", "WallarooTrainingArguments", "label_counts", "part_norms"]
+__all__ = ["WallarooTrainer", "WallarooTrainingArguments", "label_counts", "part_norms"]
