@@ -155,24 +155,27 @@ def test_imports_point_one_way():
     assert imports["speculative_wallaroo"] == {"decoding_wallaroo"}
     assert imports["generation_wallaroo"] == {"decoding_wallaroo", "image_grid_wallaroo", "speculative_wallaroo"}
     assert imports["pipeline_wallaroo"] == {"image_grid_wallaroo"}
-    assert imports["processing_wallaroo"] == {"image_grid_wallaroo", "image_processing_wallaroo", "prompts_wallaroo"}
-    pure = (SOURCE / "image_grid_wallaroo.py", SOURCE / "prompts_wallaroo.py")
+    assert imports["auto_wallaroo"] == {"generation_wallaroo", "image_grid_wallaroo"}
+    assert imports["conversations_wallaroo"] == {"image_grid_wallaroo", "prompts_wallaroo"}
+    of_prompts = {"conversations_wallaroo", "image_grid_wallaroo", "image_processing_wallaroo", "prompts_wallaroo"}
+    assert imports["processing_wallaroo"] == of_prompts
+    pure = [SOURCE / f"{name}_wallaroo.py" for name in ("image_grid", "prompts", "conversations")]
     for path in pure:
         assert not re.search(r"^(?:from|import) (?:torch|transformers|numpy)", path.read_text(), flags=re.MULTILINE)
 
 
 def test_folders_keep_to_their_table():
-    """CONTRIBUTING.md: the shapes world knows nothing, not even torch; training knows no evaluation; neither knows the
-    commands."""
+    """CONTRIBUTING.md: the shapes world knows the marks of prompts alone, and no torch; training knows no evaluation;
+    neither knows the commands."""
 
     def imported(folder: str) -> set[str]:
         texts = [path.read_text(encoding="utf-8") for path in (SOURCE / folder).rglob("*.py")]
         return {name for text in texts for name in re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE)}
 
     ours = {folder: {name for name in imported(folder) if name.startswith("..")} for folder in ("shapes", "evaluation")}
-    assert ours["shapes"] == set()
+    assert ours["shapes"] == {"..prompts_wallaroo"}
     assert not {name for name in imported("shapes") if name.split(".")[0] in ("torch", "transformers")}
-    known = {"embedded", "shapes", "training", *(path.stem for path in REMOTE_FILES)}
+    known = {"embedded", "json_lines", "shapes", "training", *(path.stem for path in REMOTE_FILES)}
     assert {name.split(".")[2] for name in ours["evaluation"]} <= known
     assert not {name for name in imported("conversion") if name.startswith(("..apps", "..cli", "..training"))}
     assert not {name for name in imported("apps") if name.startswith(("..cli", "..training", "..evaluation"))}
