@@ -10,7 +10,7 @@ from .pictures import save_picture
 
 # (kind, index of the sample, language) of a seed that no training uses.
 SEED = 30260
-ASK = (("description", 3, "en"), ("color", 1, "en"), ("counting", 0, "zh"), ("description", 8, "zh"))
+ASK = (("description", 3, "en"), ("color", 1, "en"), ("counting", 1, "zh"), ("description", 8, "zh"))
 EDIT = (("adjust", 0, "en"), ("remove", 1, "en"), ("background", 2, "zh"), ("replace", 6, "zh"))
 SHAPES_PROMPTS = (
     "a red circle and a blue star",
