@@ -115,8 +115,10 @@ class Distances:
         """What `features_of` gives; `real` for the pictures that are compared with."""
         pooled, spatial, logits = (features[name] for name in FEATURES)
         if self._metrics is None:
-            fid, sfid = (self._new_distance(feature=_AsGiven(each.shape[1])) for each in (pooled, spatial))
-            score = self._new_score(feature=_AsGiven(logits.shape[1]), splits=self.splits)
+            # One process has all features; it must not wait for those of others, which have none.
+            alone = {"sync_on_compute": False}
+            fid, sfid = (self._new_distance(feature=_AsGiven(each.shape[1]), **alone) for each in (pooled, spatial))
+            score = self._new_score(feature=_AsGiven(logits.shape[1]), splits=self.splits, **alone)
             self._metrics = fid.set_dtype(torch.float64), sfid.set_dtype(torch.float64), score
         fid, sfid, score = self._metrics
         fid.update(pooled, real=real)
