@@ -96,8 +96,8 @@ class PictureMarks:
     def of(cls, model: Any, ends: int | Sequence[int] | None = None) -> "PictureMarks":
         """Those of a model; `ends` in place of what its generation config says."""
         config = model.config
-        ends = model.generation_config.eos_token_id if ends is None else ends
-        listed = tuple(ends) if isinstance(ends, (list, tuple)) else () if ends is None else (int(ends),)
+        given: Any = model.generation_config.eos_token_id if ends is None else ends
+        listed = tuple(given) if isinstance(given, (list, tuple)) else () if given is None else (int(given),)
         draw, edit = (
             (config.vision_start_token_id, config.pixel_start_token_id) if config.decides_edits else (None, None)
         )
@@ -139,7 +139,7 @@ class ChooseMarks(LogitsProcessor):
     def __init__(self, marks: PictureMarks, has_picture: Sequence[bool], may_make: Sequence[bool]):
         self.marks, self.has_picture, self.may_make = marks, list(has_picture), list(may_make)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         marks, scores = self.marks, scores.clone()
         scores[~torch.tensor(self.may_make, device=scores.device), marks.start] = -torch.inf
         if marks.draw is None:
@@ -230,18 +230,18 @@ class AutoCall:
         text_options: dict[str, Any],
         image_options: dict[str, Any],
         *,
-        seed: int | None,
+        seed: Any,
         processor: Any,
-        max_pictures: int | None,
+        max_pictures: Any,
     ):
         for name in NOT_FOR_AUTO:
             value = text_options.pop(name, None)
             if value not in (None, False) and (value is True or value != 1):
                 raise ValueError(f"`{name}` is not for the task 'auto', whose answers are texts and pictures.")
-        most = (1 if processor is None else MAX_PICTURES) if max_pictures is None else max_pictures
-        if isinstance(most, bool) or not isinstance(most, numbers.Integral) or most < 0:
+        most: Any = (1 if processor is None else MAX_PICTURES) if max_pictures is None else max_pictures
+        if isinstance(most, bool) or not isinstance(most, numbers.Integral) or int(most) < 0:
             raise ValueError(f"`max_pictures` must be a whole number from 0 on, but got {max_pictures!r}.")
-        if processor is None and most > 1:
+        if processor is None and int(most) > 1:
             raise ValueError(
                 f"`max_pictures` is {most}, but without `processor` an answer ends with its first picture: pass the "
                 "processor, which reads pictures for what comes after them."

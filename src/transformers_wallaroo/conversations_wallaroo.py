@@ -68,8 +68,8 @@ class AutoRequest:
     @property
     def prompt(self) -> str:
         """What the user said last, which is the prompt of the pictures in the answer."""
-        asked = next((m for m in reversed(self.messages) if m["role"] == "user"), {"content": []})
-        return " ".join(part["text"] for part in asked["content"] if part["type"] == "text")
+        asked: list[Part] = next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), [])
+        return " ".join(part["text"] for part in asked if part["type"] == "text")
 
     @property
     def pictures(self) -> list[Any]:

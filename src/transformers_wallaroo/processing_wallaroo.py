@@ -571,12 +571,13 @@ class WallarooProcessor(Qwen2_5_VLProcessor):
             chosen = [requests[index] for index in rows]
             if not chosen:
                 continue
+            options: dict[str, Any] = {name: [each.options.get(name) for each in chosen] for name in PICTURE_OPTIONS}
             inputs = self(
                 text=[request.prompt for request in chosen],
                 images=[[request.pictures[-1]] for request in chosen] if task.has_source else None,
                 task=task.name,
-                **{name: [request.options.get(name) for request in chosen] for name in PICTURE_OPTIONS},
                 return_tensors=return_tensors,
+                **options,
             )
             inputs.pop("task_ids")
             data.update({f"{task.name}_{name}": value for name, value in inputs.items()})

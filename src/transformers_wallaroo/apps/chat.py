@@ -161,7 +161,8 @@ class Chat:
         yield from self._make(rest, source=picture, source_path=name)
 
     def _make(self, prompt: str, **source: Any) -> Iterator[Said]:
-        turn, answer = self._turn(prompt), []
+        turn = self._turn(prompt)
+        answer: list[dict[str, Any]] = []
         made = self._make_one(ImageJob(prompt, **self._picture(), **source))
         yield self._keep(prompt, made, answer)
         self._remember(turn, answer)

@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """A conversation with pictures, for the page: the model answers, draws and edits; `/draw` and `/edit` say which."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class _Answer:
         self.parts: list[str | Kept] = []
         self._show(WAITING)
 
-    def steps(self, jobs: Sequence[ImageJob]) -> Iterator[None]:
+    def steps(self, jobs: Sequence[ImageJob]) -> Generator[None, None, None]:
         """Makes the picture that the user asked for by a command, or what the model chooses."""
         done = False
         try:

@@ -81,7 +81,7 @@ def choose(model: Any, processor: Any, requests: Sequence[AutoRequest]) -> list[
     """The task that a model chooses for each request."""
     inputs = processor.prepare_answers(requests).to(model.device)
     has_picture = [bool(request.pictures) for request in requests]
-    options = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
     written = write_texts(model, inputs, has_picture, [True] * len(requests), **options)
     return [task or "understand" for _, task in written]
 

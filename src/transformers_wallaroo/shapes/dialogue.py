@@ -63,7 +63,7 @@ def _turn(draw: Draw, scene: Scene | None, shown: Scene | None) -> Turn | None:
 def _drawn(draw: Draw) -> Turn | None:
     draw.things = []
     built = generation.build(draw.rng.choice(generation.KINDS), draw)
-    return built and Turn(built[2], "generate", None, built[0])
+    return None if built is None else Turn(built[2], "generate", None, built[0])
 
 
 def _edited(draw: Draw, scene: Scene, shown: Scene | None) -> Turn | None:
@@ -76,4 +76,4 @@ def _edited(draw: Draw, scene: Scene, shown: Scene | None) -> Turn | None:
 
 def _asked(draw: Draw, scene: Scene, shown: Scene | None) -> Turn | None:
     exchange = understanding.ask(draw, scene) if scene.things else None
-    return exchange and Turn(exchange.question, "understand", shown, exchange.answer)
+    return None if exchange is None else Turn(exchange.question, "understand", shown, exchange.answer)

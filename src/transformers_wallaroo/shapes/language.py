@@ -17,7 +17,7 @@ from .asks import Ask, Look
 from .world import BACKGROUNDS, COLORS, SHAPES, Scene
 
 # How people end a question, and anything else.
-ENDS = {
+ENDS: dict[str, dict[bool, tuple[str, ...]]] = {
     "en": {True: ("?", " ?", ""), False: ("", ".", " .", "!")},
     "zh": {True: ("？", "?", ""), False: ("", "。", "！")},
 }

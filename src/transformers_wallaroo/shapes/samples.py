@@ -181,9 +181,8 @@ def _dialogue(draw: Draw) -> dict[str, Any] | None:
     messages, images = [], []
     for turn in turns:
         images += [render(scene) for scene in (turn.shown, turn.answer) if isinstance(scene, Scene)]
-        made = isinstance(turn.answer, Scene)
         messages.append({"role": "user", "content": "<image>" * (turn.shown is not None) + turn.text})
-        answer = f"{PICTURE_MARKS[turn.task]}<image>" if made else turn.answer
+        answer = f"{PICTURE_MARKS[turn.task]}<image>" if isinstance(turn.answer, Scene) else turn.answer
         messages.append({"role": "assistant", "content": answer})
     return {"messages": messages, "images": images, "meta": {"turns": turns}}
 

@@ -240,7 +240,7 @@ class WallarooDataCollator:
         if cut:
             end = len(self._tokenize_chat(f"{TURN_END}\n"))
             encoded.ids, encoded.labels = encoded.ids[:-end], encoded.labels[:-end]
-            encoded.types = encoded.types[:-end]
+            encoded.types = self.processor.token_types(encoded.ids, UNDERSTAND)
         return encoded
 
     @staticmethod
