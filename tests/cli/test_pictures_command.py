@@ -241,7 +241,11 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     (tmp_path / "list.jsonl").write_text(lines)
     command = [sys.executable, "-m", "transformers_wallaroo.cli", "generate", "--batch", "list.jsonl"]
     process = subprocess.Popen(
-        [*command, "-o", "out", "--batch-size", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "-o", "out", "--batch-size", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs this beside it
     )
     assert process.stdout is not None
     first = process.stdout.readline().decode().strip()

@@ -65,7 +65,7 @@ def test_chat_reads_lines(wallaroo, picture, expected):
     lines = f"/image {picture}\ndescribe the picture\n/draw a red circle\nwhat color is the circle ?\n"
     result = wallaroo.run("chat", "-o", "new", input=lines + "/quit\nnot read\n")
     assert result.stdout.splitlines() == [expected, "red"]
-    assert "goes with your next question" in result.stderr
+    assert "goes with what you say next" in result.stderr
     [drawn] = (wallaroo.folder / "new").iterdir()
     assert f"new/{drawn.name}" in result.stderr
 

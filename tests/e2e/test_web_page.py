@@ -175,17 +175,19 @@ def test_an_edit_keeps_what_it_should(visitor, tmp_path):
 
 def test_a_conversation_draws_edits_and_answers(visitor, screenshot):
     visitor.tab("Chat")
-    say(visitor, "/draw a blue star on a white background")
+    say(visitor, "a blue star on a white background")  # the model chooses
     visitor.wait(lambda: "Seed" in bubbles(visitor)[-1])
     visitor.wait(lambda: visitor.value("#chat-turn") == "")
     say(visitor, "what do you see?")
     visitor.wait(lambda: "blue star" in bubbles(visitor)[-1] and "background" in bubbles(visitor)[-1])
-    say(visitor, "/edit make the blue star red")
+    say(visitor, "make the blue star red")
     visitor.wait(lambda: len(visitor.images("#chat-conversation")) == 2 and "Seed" in bubbles(visitor)[-1])
     last = visitor.images("#chat-conversation")[-1]
     [thing] = read_scene(Image.open(io.BytesIO(visitor.fetched(last)))).scene.things
     assert (thing.shape, thing.color) == ("star", "red")
     screenshot("chat")
+    say(visitor, "/edit make the red star green")  # a command leaves it no choice
+    visitor.wait(lambda: len(visitor.images("#chat-conversation")) == 3 and "Seed" in bubbles(visitor)[-1])
     say(visitor, "/paint it")
     visitor.wait(lambda: any("but no /paint" in notice for notice in visitor.notices()))
     visitor.wait(lambda: visitor.value("#chat-turn") == "/paint it")  # what was written comes back
