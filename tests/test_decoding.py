@@ -35,7 +35,7 @@ def compiling(monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     step = torch.compile(decoding_wallaroo.decode_step, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda: step)
+    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
     yield
     torch._dynamo.reset()
 
@@ -149,6 +149,40 @@ def test_one_compile_serves_steps_prompts_and_images(model, processor):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
+def test_models_with_alike_layers_are_not_taken_for_each_other(converted, own, processor, monkeypatch):
+    """Later layers are not guarded; models of one shape share the code and keep their weights, others get their own."""
+    torch._dynamo.reset()
+    step = torch.compile(
+        decoding_wallaroo._step_of_alike_layers,
+        backend="aot_eager",
+        fullgraph=True,
+        options={"guard_filter_fn": decoding_wallaroo._not_of_later_layers},
+    )
+    other = AutoModel.from_pretrained(converted).eval()
+    with torch.no_grad():
+        for layer in other.model.language_model.layers[1:]:
+            layer.mlp.down_proj.weight.mul_(3)
+    inputs = prepare(processor, "generate", [0])
+    expected = {each: run(each, inputs, do_sample=False, decoder="static") for each in (own, other)}
+    seen = []
+    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda alike: seen.append(alike) or step)
+    for each in (own, other, own, own.to(torch.float64), other):
+        if each.dtype == torch.float64:
+            expected[each] = run(each, inputs, do_sample=False, decoder="static")
+        assert_same(run(each, inputs, do_sample=False, decoder="compiled"), expected[each])
+    assert seen == [True] * 5
+    torch._dynamo.reset()
+
+
+def test_layers_that_differ_are_told(own):
+    layers = layer_weights(own)
+    assert decoding_wallaroo.layers_are_alike(layers)
+    first, *rest = layers
+    assert not decoding_wallaroo.layers_are_alike([first._replace(input_norm=first.input_norm.double()), *rest])
+    assert not decoding_wallaroo.layers_are_alike([first._replace(down=(first.down[0], first.input_norm)), *rest])
+    assert not decoding_wallaroo.layers_are_alike([first._replace(out=torch.nn.Linear(2, 2)), *rest])
+
+
 def test_many_kinds_of_requests_go_on_being_compiled(model, processor, monkeypatch):
     """torch's own limit of 8 graphs a process would be reached by the tasks, guidances and batches of one model."""
     limits = []
@@ -157,7 +191,7 @@ def test_many_kinds_of_requests_go_on_being_compiled(model, processor, monkeypat
         limits.append(torch._dynamo.config.recompile_limit)
         return decoding_wallaroo.decode_step(*args)
 
-    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda: step)
+    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
     run(model, prepare(processor, "generate", [0]), seed=1, decoder="compiled")
     assert limits == [decoding_wallaroo.RECOMPILE_LIMIT] * 5
     assert torch._dynamo.config.recompile_limit < decoding_wallaroo.RECOMPILE_LIMIT

@@ -121,7 +121,7 @@ class TestGuidance:
         assert_same(run(model, inputs, decoder="static", do_sample=False, **THREE), plain)
         torch._dynamo.reset()
         step = torch.compile(decoding_wallaroo.decode_step, backend="aot_eager", fullgraph=True)
-        monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda: step)
+        monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
         assert_same(run(model, inputs, decoder="compiled", do_sample=False, **THREE), plain)
         torch._dynamo.reset()
         for window in (1, 16):

@@ -3,6 +3,7 @@
 
 import functools
 import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -801,9 +802,44 @@ class StaticDecoder:
         self.parts = self.parts.only([self.tasks[image] for image in images])
 
 
+# What a guard is about, where it is about a layer after the first.
+_LATER_LAYER = re.compile(r"\b(?:layers|keys|values)\[[1-9]\d*\]")
+
+
+def _step_of_alike_layers(*arguments: Any) -> torch.Tensor:
+    """`decode_step` under another name: what is compiled with fewer guards is not to be found for other models."""
+    return decode_step(*arguments)
+
+
 @functools.cache
-def _compiled_step() -> Callable[..., torch.Tensor]:
-    return torch.compile(decode_step)
+def _compiled_step(alike: bool) -> Callable[..., torch.Tensor]:
+    """The compiled step. Where all layers are alike only the first is guarded: a guard for each tensor of each layer took
+    a third of a step of 28 small layers."""
+    if not alike:
+        return torch.compile(decode_step)
+    return torch.compile(_step_of_alike_layers, options={"guard_filter_fn": _not_of_later_layers})
+
+
+def _not_of_later_layers(guards: Sequence[Any]) -> list[bool]:
+    return [_LATER_LAYER.search(guard.name) is None for guard in guards]
+
+
+def layers_are_alike(layers: Sequence[LayerWeights]) -> bool:
+    """Whether the weights of all layers are plain tensors that differ in nothing but their values."""
+    looks = set()
+    for layer in layers:
+        weights: list[torch.Tensor | None] = [layer.input_norm, layer.post_norm]
+        for projection in (*layer.qkv, layer.out, *layer.gate_up, layer.down):
+            if not isinstance(projection, tuple):
+                return False
+            weights += projection
+        looks.add(
+            tuple(
+                None if w is None else (type(w), w.shape, w.stride(), w.dtype, w.device, w.requires_grad)
+                for w in weights
+            )
+        )
+    return len(looks) == 1
 
 
 class CompiledStep:
@@ -812,6 +848,7 @@ class CompiledStep:
 
     def __init__(self) -> None:
         self.marked: StepState | None = None
+        self.run: Callable[..., torch.Tensor] | None = None
 
     def __call__(
         self,
@@ -829,9 +866,11 @@ class CompiledStep:
             for cache in (*state.keys, *state.values):
                 torch._dynamo.maybe_mark_dynamic(cache, 1)
             self.marked = state
+        if self.run is None:
+            self.run = _compiled_step(layers_are_alike(parts.layers))
         # torch's own limit is 8 graphs of a function in a process, and beyond it there is no compiling any more.
         with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):
-            return _compiled_step()(parts, state, codes, ends, window, padded)
+            return self.run(parts, state, codes, ends, window, padded)
 
 
 # torch records one graph at a time.
