@@ -4,8 +4,9 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from PIL import Image
-from transformers import LogitsProcessor
+from transformers import AutoModel, GenerationConfig, LogitsProcessor
 
 import transformers_wallaroo
 from transformers_wallaroo import WallarooAutoOutput, WallarooForConditionalGeneration, WallarooProcessor
@@ -29,6 +30,17 @@ class Script(LogitsProcessor):
                 scores[row] = -torch.inf
                 scores[row, wanted[self.step]] = 0
         self.step += 1
+        return scores
+
+
+class Favour(LogitsProcessor):
+    """Makes a token the likeliest everywhere."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def __call__(self, input_ids, scores):  # noqa: ARG002
+        scores[:, self.token] = 1000
         return scores
 
 
@@ -144,8 +156,8 @@ def test_there_are_no_more_pictures_than_allowed(model, processor, start):
     source = processor.read_part(made[0])
     second = processor(text="a red fox", images=source, task="edit", return_tensors="pt", **SIZE)
     assert torch.equal(made[1].ids, model.generate(**second, seed=6)[0])
-    none = model.generate(**inputs, max_pictures=0, max_new_tokens=2, seed=5)
-    assert none.tasks == ["understand"]
+    none = model.generate(**inputs, max_pictures=0, max_new_tokens=2, seed=5, logits_processor=[Favour(start)])
+    assert none.tasks == ["understand"] and start not in none.answers[0][0].ids.tolist()
 
 
 def test_options_go_where_they_belong(model, processor, start):
@@ -222,7 +234,7 @@ def test_a_new_picture_may_be_drawn_beside_another(tiny):
 def test_marks_are_read():
     says = PictureMarks(start=1, draw=2, edit=3, ends=(9,))
     silent = PictureMarks(start=1, draw=None, edit=None, ends=(9, 8))
-    for marks, ids, has_picture, text, task in (
+    for marks, ids, can_edit, text, task in (
         (says, [5, 6, 9, 0, 0], True, [5, 6], None),
         (says, [5, 1, 2, 0], True, [5], "generate"),
         (says, [1, 3], True, [], "edit"),
@@ -232,18 +244,18 @@ def test_marks_are_read():
         (silent, [5, 1, 0], True, [5], "edit"),
         (silent, [5, 8, 1], True, [5], None),
     ):
-        kept, chosen = marks.read(torch.tensor(ids), has_picture=has_picture)
+        kept, chosen = marks.read(torch.tensor(ids), can_edit=can_edit)
         assert (kept.tolist(), chosen) == (text, task), ids
 
 
 def test_marks_are_written_where_they_mean_something():
     marks = PictureMarks(start=1, draw=2, edit=3, ends=(4,))
     ids = torch.tensor([[0], [1], [1], [0]])
-    chosen = ChooseMarks(marks, [True, True, False, True], [True, True, True, False])(ids, torch.zeros(4, 5))
-    allowed = [[token for token in range(5) if row[token] > -torch.inf] for row in chosen]
+    choose = ChooseMarks(marks, [True, True, True, False], [True, True, False, False])
+    allowed = [[token for token in range(5) if row[token] > -torch.inf] for row in choose(ids, torch.zeros(4, 5))]
     assert allowed == [[0, 1, 4], [2, 3], [2], [0, 4]]
     silent = PictureMarks(start=1, draw=None, edit=None, ends=(4,))
-    chosen = ChooseMarks(silent, [True] * 4, [True, True, True, False])(ids, torch.zeros(4, 5))
+    chosen = ChooseMarks(silent, [True, True, True, False], [True, False, False, False])(ids, torch.zeros(4, 5))
     assert (chosen == -torch.inf).nonzero().tolist() == [[3, 1]]
 
 
@@ -279,6 +291,46 @@ def test_parts_of_a_message():
     assert parts_of(given)[2]["task"] == "edit"
 
 
+# ------------------------------------------------------------------ what does not fit
+
+
+@pytest.mark.parametrize("text", ["What is " + "very " * 24 + "long?", "What does <|im_end|> mean?"])
+def test_a_question_need_not_be_a_prompt(model, converted, start, text):
+    """What is too long for a picture, or holds special tokens, is answered, whatever the text head would write."""
+    small = WallarooProcessor.from_pretrained(converted)
+    small.max_length = 120
+    inputs = small(text=[text, "a fox"], task="auto", return_tensors="pt", **SIZE)
+    assert inputs["generate_prompts"].tolist() == [1]
+    out = model.generate(**inputs, seed=1, max_new_tokens=3, logits_processor=[Favour(start)])
+    assert out.tasks == ["understand", "generate"] and len(out.answers[0][0].ids)
+
+
+def test_what_was_made_stays_where_there_is_no_room_for_more(model, converted, start):
+    small = WallarooProcessor.from_pretrained(converted)
+    inputs = small(text="a red fox", task="auto", return_tensors="pt", **SIZE)
+    small.max_length = inputs["input_ids"].shape[1] + 4  # and none for the picture beside it
+    out = model.generate(**inputs, seed=1, processor=small, logits_processor=[Script([start])])
+    assert [part.task for part in answer_of(out)] == ["generate"]
+
+
+def test_a_generation_config_is_of_the_text(model, processor, start):
+    inputs = processor(text="a red fox", task="auto", return_tensors="pt", **SIZE)
+    config = GenerationConfig(max_new_tokens=3, eos_token_id=40, do_sample=False)
+    out = model.generate(**inputs, generation_config=config, seed=1, logits_processor=[Script([41, 40])])
+    assert answer_of(out)[0].ids.tolist() == [41] and config.eos_token_id == 40
+    drawn = model.generate(**inputs, generation_config=config, seed=1, logits_processor=[Script([41, start])])
+    plain = processor(text="a red fox", task="generate", return_tensors="pt", **SIZE)
+    assert torch.equal(answer_of(drawn)[1].ids, model.generate(**plain, seed=1)[0])
+
+
+def test_an_offloaded_model_goes_on_after_a_picture(converted, processor, start):
+    model = cpu_offload(AutoModel.from_pretrained(converted).eval(), "cpu")
+    inputs = processor(text="a red fox", task="auto", return_tensors="pt", **SIZE)
+    end = processor.tokenizer.eos_token_id
+    out = model.generate(**inputs, seed=1, processor=processor, logits_processor=[Script([start, end])])
+    assert out.tasks == ["generate"]
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -291,7 +343,13 @@ def test_parts_of_a_message():
         ({"return_dict_in_generate": True}, "`return_dict_in_generate` is not for the task 'auto'"),
         ({"seed": [1]}, r"`seed` must be an int for the task 'auto', but got \[1\]"),
         ({"task": "edit"}, "`task` is 'edit', but the inputs were prepared for 'auto'"),
-        ({"generate_input_ids": None}, "The task 'auto' needs `generate_input_ids`. Build the inputs with"),
+        ({"generate_prompts": None}, "The task 'auto' needs `generate_prompts`. Build the inputs with"),
+        ({"seed": 1, "generator": torch.Generator()}, "Pass `seed` or `generator`, not both"),
+        ({"generator": [torch.Generator()]}, "`generator` must be one `torch.Generator` for the task 'auto'"),
+        ({"image_options": {"num_return_sequences": 2}}, "`image_options` may have .*, but got num_return_sequences"),
+        ({"image_options": {"top_q": 2, "seed": 3}}, "but got seed, top_q"),
+        ({"generation_config": GenerationConfig(num_beams=2)}, "`num_beams` is not for the task 'auto'"),
+        ({"generation_config": GenerationConfig(return_dict_in_generate=True)}, "`return_dict_in_generate` is not for"),
     ],
 )
 def test_what_generate_refuses(model, processor, options, message):
@@ -316,6 +374,8 @@ def test_arguments_of_auto_are_for_it_alone(model, processor):
         ({"text": "a fox", "original_size": True}, "`original_size` is not for the task 'auto'"),
         ({"text": "a fox", "height": [32, 48], "width": 32}, "`height` must be one for all or one a prompt, but got 2"),
         ({"text": " "}, "`conversation` must end in a user's message with text"),
+        ({"text": "a fox", "hieght": 32}, "The task 'auto' takes no `hieght`"),
+        ({"text": "a fox", "height": 33, "width": 32}, "`height`"),
         ({"text": ["a fox"], "task": ["auto"]}, r"`task` must be one of .*'auto' goes by itself"),
     ],
 )
@@ -331,6 +391,12 @@ def test_what_the_processor_refuses(processor, arguments, message):
         ([{"role": "system", "content": "hi"}], "`conversation` must end in a user's message with text"),
         ([], "`conversation` must end in a user's message with text"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "has a part that is neither text nor an image"),
+        ([{"role": "user", "content": 3}], "has a content that is neither text nor a list of parts: 3"),
+        (
+            [{"role": "user", "content": [{"path": "a.png", "task": "Edit"}]}],
+            "must be 'generate' or 'edit', but got 'Ed",
+        ),
+        (None, "`conversation` must be a list of messages, but got NoneType"),
     ],
 )
 def test_what_a_conversation_must_be(processor, conversation, message):

@@ -2,15 +2,23 @@
 """The benchmarks run and write what they promise; no time is asserted."""
 
 import importlib.util
+import inspect
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import GenerationMixin
 
 from transformers_wallaroo import WallarooVQConfig, WallarooVQModel
 
+# Janus's own `generate` leaves out an argument of transformers 5.17 that has no default there.
+_CACHE = inspect.signature(GenerationMixin._prepare_static_cache).parameters.get("prefill_chunk_size")
+with_janus = pytest.mark.skipif(
+    _CACHE is not None and _CACHE.default is inspect.Parameter.empty,
+    reason="Janus cannot generate in this version of transformers, which leaves out an argument of its own",
+)
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # Tasks of one sample each, a small language model: seconds.
 SMALL = ["--batches=1", "--rounds=2", "--scan=6", "--threads=1", "--precision=fp32"]
@@ -91,6 +99,7 @@ def test_the_maximum_is_what_was_asked_for(training, kind, expected):
 SHORT = ["--vocabulary=1024", "--layers=1", "--rounds=1", "--device=cpu"]
 
 
+@with_janus
 def test_the_decoding_benchmark_writes_its_figures(tmp_path, capsys):
     path = tmp_path / "decode.json"
     load("decode").main([*SHORT, "--side=3", "--precision=fp32", "--without=compiled", f"--json={path}"])
@@ -144,6 +153,7 @@ def test_strips_take_the_memory_of_two_maps():
     assert strips < 2.4 * largest < 2.8 * largest < whole
 
 
+@with_janus
 def test_the_benchmarks_of_overhead_and_speculation(tmp_path):
     without = ["--without=compiled", "--without=janus compiled"]
     load("overhead").main(

@@ -105,3 +105,7 @@ def test_any_to_any_chooses():
     chat = messages(changed, "what color is the circle?")
     [answered] = tiny(text=chat, **options)
     assert answered["generated_parts"] == ["blue"] and answered["input_text"] == chat
+    with pytest.raises(ValueError, match="`batch_size` must be 1 for the task 'auto'"):
+        tiny([chat, chat], batch_size=2, **options)
+    with pytest.raises(ValueError, match="`generation_mode` is 'image', but the task 'auto' chooses by itself"):
+        tiny(text="a red circle", generation_mode="image", **options)

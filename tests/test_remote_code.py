@@ -157,7 +157,11 @@ def test_imports_point_one_way():
     assert imports["pipeline_wallaroo"] == {"image_grid_wallaroo"}
     assert imports["auto_wallaroo"] == {"generation_wallaroo", "image_grid_wallaroo"}
     assert imports["conversations_wallaroo"] == {"image_grid_wallaroo", "prompts_wallaroo"}
-    assert imports["auto_processing_wallaroo"] == {"conversations_wallaroo", "image_grid_wallaroo"}
+    assert imports["auto_processing_wallaroo"] == {
+        "conversations_wallaroo",
+        "image_grid_wallaroo",
+        "prompts_wallaroo",
+    }
     of_prompts = {"conversations_wallaroo", "image_grid_wallaroo", "image_processing_wallaroo", "prompts_wallaroo"}
     assert imports["processing_wallaroo"] == {"auto_processing_wallaroo", *of_prompts}
     pure = [SOURCE / f"{name}_wallaroo.py" for name in ("image_grid", "prompts", "conversations")]

@@ -10,13 +10,24 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
 
 from .conversations_wallaroo import PICTURE_OPTIONS, AutoRequest
-from .image_grid_wallaroo import AUTO, EDIT, GENERATE
+from .image_grid_wallaroo import AUTO, EDIT, GENERATE, ImageTask
+from .prompts_wallaroo import RESERVED
+
+
+class TooLongError(ValueError):
+    """A prompt or sample of more tokens than the limit."""
+
+
+# What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
+PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
 
 
 class AutoPrompts(Qwen2_5_VLProcessor):
     """Methods of `WallarooProcessor`, which has the rest of what they use."""
 
     row_ends: bool
+    image_requests: Any
+    encode_prompt: Any
     _one_a_prompt: Any
     _understand: Any
 
@@ -45,9 +56,17 @@ class AutoPrompts(Qwen2_5_VLProcessor):
                 "The task 'auto' needs a checkpoint that draws and edits (stage 3b or later), but this one makes "
                 "squares only (`row_ends=False`). Name the task."
             )
-        data = self.prepare_answers(requests, return_tensors=return_tensors, **kwargs)
-        edits = [index for index, request in enumerate(requests) if request.pictures]
-        for task, rows in ((GENERATE, range(len(requests))), (EDIT, edits)):
+        unknown = [name for name, value in kwargs.items() if value is not None and name not in PASSED_OVER]
+        if unknown:
+            raise ValueError(f"The task 'auto' takes no {', '.join(f'`{name}`' for name in unknown)}.")
+        data = self.prepare_answers(requests, return_tensors=return_tensors)
+        noted: dict[str, Any] = {
+            "task_ids": np.full(len(requests), AUTO.index),
+            "has_picture": np.array([bool(request.pictures) for request in requests]),
+        }
+        for task in (GENERATE, EDIT):
+            rows = [index for index, request in enumerate(requests) if self.can_make(request, task)]
+            noted[f"{task.name}_prompts"] = np.array(rows, dtype=np.int64)
             chosen = [requests[index] for index in rows]
             if not chosen:
                 continue
@@ -61,14 +80,27 @@ class AutoPrompts(Qwen2_5_VLProcessor):
             )
             inputs.pop("task_ids")
             data.update({f"{task.name}_{name}": value for name, value in inputs.items()})
-        noted = {"task_ids": np.full(len(requests), AUTO.index), "edit_prompts": np.array(edits, dtype=np.int64)}
         data.update(BatchFeature(noted, tensor_type=return_tensors))
         data["requests"] = list(requests)
         return data
 
-    def prepare_answers(
-        self, requests: Sequence[AutoRequest], *, return_tensors: str | None = "pt", **kwargs: Any
-    ) -> BatchFeature:
+    def can_make(self, request: AutoRequest, task: ImageTask) -> bool:
+        """Whether what the user said last can be the prompt of a picture: not of an edit without one to change, nor
+        where it holds special tokens or is too long, which a question may. Whatever else is wrong raises."""
+        if not self.row_ends or (task.has_source and not request.pictures):
+            return False
+        if any(token in request.prompt for token in RESERVED):
+            return False
+        source = [request.pictures[-1:]] if task.has_source else None
+        options = {name: request.options.get(name) for name in PICTURE_OPTIONS if name != "negative_prompt"}
+        try:
+            [wanted] = self.image_requests(task, [request.prompt], source, **options)
+            self.encode_prompt(wanted, request.prompt)
+        except TooLongError:
+            return False
+        return True
+
+    def prepare_answers(self, requests: Sequence[AutoRequest], *, return_tensors: str | None = "pt") -> BatchFeature:
         """The inputs of `generate` for the texts of the answers alone."""
         rendered = []
         for request in requests:
@@ -76,7 +108,7 @@ class AutoPrompts(Qwen2_5_VLProcessor):
             text = super().apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             rendered.append(text + (answer or ""))
         pictures = [request.pictures for request in requests]
-        return self._understand(pictures if any(pictures) else None, rendered, None, return_tensors, kwargs)
+        return self._understand(pictures if any(pictures) else None, rendered, None, return_tensors, {})
 
     def _auto_template(self, conversation, kwargs) -> BatchFeature:
         if not kwargs.pop("tokenize", True):
@@ -84,7 +116,10 @@ class AutoPrompts(Qwen2_5_VLProcessor):
         for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
             kwargs.pop(name, None)
         self._refuse_for_auto(
-            **{name: kwargs.pop(name, None) for name in ("template", "layout", "region_mask", "original_size")}
+            **{
+                name: kwargs.pop(name, None)
+                for name in ("chat_template", "template", "layout", "region_mask", "original_size")
+            }
         )
         options = {name: kwargs.pop(name, None) for name in PICTURE_OPTIONS}
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
@@ -103,4 +138,4 @@ class AutoPrompts(Qwen2_5_VLProcessor):
         return self.tokenizer.decode(part.ids, skip_special_tokens=True).strip()
 
 
-__all__ = ["AutoPrompts"]
+__all__ = ["PASSED_OVER", "AutoPrompts", "TooLongError"]

@@ -6,6 +6,7 @@ checkpoint that was trained for it (`config.decides_edits`), after that `<|pixel
 picture or `<|vision_start|>` for a new one. Other checkpoints edit wherever there is a picture.
 """
 
+import copy
 import itertools
 import numbers
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .generation_wallaroo import SOURCE_NAMES, TEXT_NAMES, WallarooGenerationMixin, select_sources
 from .image_grid_wallaroo import AUTO, EDIT, GENERATE, UNDERSTAND
+
+logger = logging.get_logger(__name__)
 
 # Arguments of the pictures.
 OF_IMAGES = (
@@ -31,7 +34,9 @@ OF_IMAGES = (
 )
 # What the processor returns for the texts, and what it notes, beside the prompts of the images.
 OF_TEXT = (*TEXT_NAMES, "pixel_values", "image_grid_thw")
-NOTED = ("task_ids", "requests", "edit_prompts")
+NOTED = ("task_ids", "requests", "has_picture", "generate_prompts", "edit_prompts")
+# How pictures may be sampled, by `image_options`.
+SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "use_cache", "cache_implementation")
 # Arguments that have none here.
 NOT_FOR_AUTO = (
     "num_return_sequences",
@@ -108,12 +113,12 @@ class PictureMarks:
         """Where text stops."""
         return (*self.ends, *((self.start,) if self.draw is None else (self.draw, self.edit)))
 
-    def read(self, ids: torch.Tensor, *, has_picture: bool) -> tuple[torch.Tensor, str | None]:
+    def read(self, ids: torch.Tensor, *, can_edit: bool) -> tuple[torch.Tensor, str | None]:
         """Text `(length,)` without what ends it, and the task of the picture that is to come, if any.
 
         Args:
             ids: what the text head has written, with whatever padding follows.
-            has_picture: whether there is one to edit.
+            can_edit: whether there is a picture to edit; where the marks do not say which, it is edited then.
         """
         found = torch.isin(ids, torch.tensor(self.stops, device=ids.device)).nonzero()
         end = int(found[0]) if len(found) else len(ids)
@@ -123,7 +128,7 @@ class PictureMarks:
             text = text[:-1]  # also where the text was cut right after it
         if last is None or last in self.ends:
             return text, None
-        edits = has_picture if self.draw is None else last == self.edit
+        edits = can_edit if self.draw is None else last == self.edit
         return text, (EDIT if edits else GENERATE).name
 
 
@@ -132,25 +137,24 @@ class ChooseMarks(LogitsProcessor):
 
     Args:
         marks: see [`PictureMarks`].
-        has_picture: of each prompt, whether there is a picture to edit.
-        may_make: of each prompt, whether the answer may have another picture.
+        can_draw, can_edit: of each prompt, whether a picture may be drawn, or the last one edited, next.
     """
 
-    def __init__(self, marks: PictureMarks, has_picture: Sequence[bool], may_make: Sequence[bool]):
-        self.marks, self.has_picture, self.may_make = marks, list(has_picture), list(may_make)
+    def __init__(self, marks: PictureMarks, can_draw: Sequence[bool], can_edit: Sequence[bool]):
+        self.marks, self.can_draw, self.can_edit = marks, torch.tensor(can_draw), torch.tensor(can_edit)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         marks, scores = self.marks, scores.clone()
-        scores[~torch.tensor(self.may_make, device=scores.device), marks.start] = -torch.inf
+        can_draw, can_edit = self.can_draw.to(scores.device), self.can_edit.to(scores.device)
+        scores[~(can_draw | can_edit), marks.start] = -torch.inf
         if marks.draw is None:
             return scores
         after = input_ids[:, -1] == marks.start
         of_draw, of_edit = scores[:, marks.draw].clone(), scores[:, marks.edit].clone()
         scores[:, [marks.draw, marks.edit]] = -torch.inf
         scores[after] = -torch.inf
-        scores[after, marks.draw] = of_draw[after]
-        editable = after & torch.tensor(self.has_picture, device=scores.device)
-        scores[editable, marks.edit] = of_edit[editable]
+        for mark, kept, allowed in ((marks.draw, of_draw, can_draw), (marks.edit, of_edit, can_edit)):
+            scores[after & allowed, mark] = kept[after & allowed]
         return scores
 
 
@@ -186,33 +190,51 @@ def select_prompts(inputs: Mapping[str, torch.Tensor], rows: Sequence[int]) -> d
 def write_texts(
     model: Any,
     inputs: Mapping[str, Any],
-    has_picture: Sequence[bool],
-    may_make: Sequence[bool],
+    can_draw: Sequence[bool],
+    can_edit: Sequence[bool],
     *,
     marks: PictureMarks | None = None,
     logits_processor: Sequence[Any] | None = None,
+    generation_config: GenerationConfig | None = None,
     **options: Any,
 ) -> list[tuple[torch.Tensor, str | None]]:
     """Writes the text of some answers up to their end, or to where a picture is to come.
 
     Args:
         inputs: as `processor.prepare_answers` or `processor(task="auto")` gives them.
-        has_picture, may_make: see [`ChooseMarks`].
+        can_draw, can_edit: see [`ChooseMarks`].
         options: arguments of `generate`.
 
     Returns:
         For each prompt what `PictureMarks.read` gives.
     """
     marks = PictureMarks.of(model) if marks is None else marks
-    processors = [*(logits_processor or ()), ChooseMarks(marks, has_picture, may_make)]
+    processors = [*(logits_processor or ()), ChooseMarks(marks, can_draw, can_edit)]
+    ends: dict[str, Any] = {"eos_token_id": list(marks.stops)}
+    if generation_config is not None:  # which does not go with arguments of the same names
+        config = copy.deepcopy(generation_config)
+        ends, options = {"generation_config": config}, config.update(**options, **ends)
     ids = model.generate(
         **{name: inputs[name] for name in OF_TEXT if inputs.get(name) is not None},
         task=UNDERSTAND.name,
         logits_processor=LogitsProcessorList(processors),
-        eos_token_id=list(marks.stops),
+        **ends,
         **options,
     )[:, inputs["input_ids"].shape[1] :]
-    return [marks.read(row, has_picture=can_edit) for row, can_edit in zip(ids, has_picture, strict=True)]
+    return [marks.read(row, can_edit=editable) for row, editable in zip(ids, can_edit, strict=True)]
+
+
+def _check_image_options(options: Mapping[str, Any]) -> None:
+    """Raises for what `image_options` and the arguments of pictures cannot say here."""
+    unknown = sorted(set(options) - {*OF_IMAGES, *SAMPLING})
+    if unknown:
+        raise ValueError(
+            f"`image_options` may have {', '.join(SAMPLING)} and the arguments of pictures ({', '.join(OF_IMAGES)}), "
+            f"but got {', '.join(unknown)}."
+        )
+    generator = options.get("generator")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(f"`generator` must be one `torch.Generator` for the task 'auto', but got {generator!r}.")
 
 
 class AutoCall:
@@ -234,10 +256,14 @@ class AutoCall:
         processor: Any,
         max_pictures: Any,
     ):
+        config = text_options.get("generation_config")
         for name in NOT_FOR_AUTO:
-            value = text_options.pop(name, None)
-            if value not in (None, False) and (value is True or value != 1):
-                raise ValueError(f"`{name}` is not for the task 'auto', whose answers are texts and pictures.")
+            for value in (text_options.pop(name, None), getattr(config, name, None)):
+                if value not in (None, False) and (value is True or value != 1):
+                    raise ValueError(f"`{name}` is not for the task 'auto', whose answers are texts and pictures.")
+        _check_image_options(image_options)
+        if seed is not None and image_options.get("generator") is not None:
+            raise ValueError("Pass `seed` or `generator`, not both.")
         most: Any = (1 if processor is None else MAX_PICTURES) if max_pictures is None else max_pictures
         if isinstance(most, bool) or not isinstance(most, numbers.Integral) or int(most) < 0:
             raise ValueError(f"`max_pictures` must be a whole number from 0 on, but got {max_pictures!r}.")
@@ -251,7 +277,8 @@ class AutoCall:
         self.model, self.processor, self.most = model, processor, int(most)
         self.text_options, self.image_options = text_options, image_options
         self.seed = seed
-        self.marks = PictureMarks.of(model, text_options.pop("eos_token_id", None))
+        ends = text_options.pop("eos_token_id", None)
+        self.marks = PictureMarks.of(model, getattr(config, "eos_token_id", None) if ends is None else ends)
 
     def run(self, given: Mapping[str, Any]) -> WallarooAutoOutput:
         """The answers to the prompts of `processor(task="auto")`."""
@@ -260,7 +287,7 @@ class AutoCall:
         rows = list(range(count))
         for number in itertools.count():
             new: list[list[AnswerPart]] = [[] for _ in rows]
-            chosen = self._say(given, [number < self.most] * len(rows), new)
+            chosen = self._say(given, number < self.most, new)
             self._make(given, chosen, [row + number * count for row in rows], new)
             for row, parts in zip(rows, new, strict=True):
                 answers[row] += parts
@@ -268,17 +295,33 @@ class AutoCall:
             if self.processor is None or not going:
                 break
             requests = [given["requests"][place].continued(self._as_message(new[place])) for place in going]
-            rows = [rows[place] for place in going]
-            given = self.processor.prepare_auto(requests).to(self.model.device)
+            going = [at for at, request in enumerate(requests) if self._has_room(request)]
+            if not going:
+                break
+            rows = [[row for row, task in zip(rows, chosen, strict=True) if task is not None][at] for at in going]
+            given = self.processor.prepare_auto([requests[at] for at in going]).to(self.model.execution_device)
         tasks = [next((part.task for part in parts if part.codes is not None), UNDERSTAND.name) for parts in answers]
         return WallarooAutoOutput(answers=answers, tasks=tasks)
 
-    def _say(self, given, may_make: Sequence[bool], new: Sequence[list[AnswerPart]]) -> list[str | None]:
+    def _has_room(self, request: Any) -> bool:
+        """Whether an answer can go on after a picture; what there is of it stays where it cannot."""
+        try:
+            self.processor.prepare_answers([request])
+        except ValueError as error:
+            logger.warning(f"An answer ends after a picture, since there is no room for more: {error}")
+            return False
+        return True
+
+    def _say(self, given, may_make: bool, new: Sequence[list[AnswerPart]]) -> list[str | None]:
         """Writes a stretch of text for each prompt; the tasks of the pictures that follow."""
-        editable = set(given["edit_prompts"].tolist())
-        has_picture = [row in editable for row in range(len(new))]
+        can_draw, can_edit = (
+            [may_make and row in set(given[f"{task.name}_prompts"].tolist()) for row in range(len(new))]
+            for task in (GENERATE, EDIT)
+        )
+        if self.marks.draw is None:  # then the picture that there is would be edited
+            can_draw = [can and not has for can, has in zip(can_draw, given["has_picture"].tolist(), strict=True)]
         written = write_texts(
-            self.model, given, has_picture, may_make, marks=self.marks, seed=self.seed, **self.text_options
+            self.model, given, can_draw, can_edit, marks=self.marks, seed=self.seed, **self.text_options
         )
         for (text, _), parts in zip(written, new, strict=True):
             if len(text):
@@ -287,7 +330,6 @@ class AutoCall:
 
     def _make(self, given, chosen: Sequence[str | None], offsets: Sequence[int], new: Sequence[list[AnswerPart]]):
         """Makes the pictures that were chosen."""
-        edit_rows = given["edit_prompts"].tolist()
         for task in (GENERATE, EDIT):
             rows = [row for row, name in enumerate(chosen) if name == task.name]
             if not rows:
@@ -295,9 +337,10 @@ class AutoCall:
             inputs = {
                 name.removeprefix(f"{task.name}_"): value
                 for name, value in given.items()
-                if name.startswith(f"{task.name}_") and value is not None and name != "edit_prompts"
+                if name.startswith(f"{task.name}_") and value is not None and name not in NOTED
             }
-            places = [edit_rows.index(row) for row in rows] if task.has_source else rows
+            known = given[f"{task.name}_prompts"].tolist()
+            places = [known.index(row) for row in rows]
             options = dict(self.image_options)
             if not task.has_source:
                 options.pop("image_guidance_scale", None)
@@ -369,7 +412,8 @@ class WallarooAutoGenerationMixin(WallarooGenerationMixin):
             return super().generate(inputs, generation_config, logits_processor, task=task, **kwargs)
         kwargs |= {"input_ids": inputs} if inputs is not None else {}
         given = {name: kwargs.pop(name) for name in list(kwargs) if is_input(name)}
-        missing = [name for name in ("input_ids", "edit_prompts", "generate_input_ids") if given.get(name) is None]
+        needed = ("input_ids", "has_picture", "generate_prompts", "edit_prompts", *(["requests"] if processor else []))
+        missing = [name for name in needed if given.get(name) is None]
         if missing:
             raise ValueError(
                 f"The task 'auto' needs {', '.join(f'`{name}`' for name in missing)}. Build the inputs with "

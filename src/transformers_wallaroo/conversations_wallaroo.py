@@ -19,7 +19,9 @@ Part = dict[str, Any]
 
 def parts_of(content: Any) -> list[Part]:
     """The parts of a message: `{"type": "text", "text"}` or `{"type": "image", "image"}`, the latter with the `task`
-    that made it where the message says it."""
+    that made it and its `name` where the message has them."""
+    if content is not None and not isinstance(content, (str, list, tuple)):
+        raise ValueError(f"`conversation` has a content that is neither text nor a list of parts: {content!r}.")
     parts: list[Part] = []
     for part in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
         fields = part if isinstance(part, Mapping) else {}
@@ -29,7 +31,10 @@ def parts_of(content: Any) -> list[Part]:
             parts.append({"type": "text", "text": fields["text"]})
         elif kind in ("image", "image_url") and picture is not None:
             picture = picture["url"] if isinstance(picture, Mapping) else picture
-            parts.append({"type": "image", "image": picture, "task": fields.get("task")})
+            if fields.get("task") not in (None, GENERATE.name, EDIT.name):
+                raise ValueError(f"The `task` of a picture must be 'generate' or 'edit', but got {fields['task']!r}.")
+            own = {name: fields[name] for name in ("task", "name") if fields.get(name) is not None}
+            parts.append({"type": "image", "image": picture, **own})
         else:
             raise ValueError(f"`conversation` has a part that is neither text nor an image with its picture: {part!r}.")
     return parts
@@ -51,6 +56,8 @@ class AutoRequest:
     @classmethod
     def of(cls, conversation: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> "AutoRequest":
         """Checks a conversation as chat templates take it."""
+        if not isinstance(conversation, (list, tuple)):
+            raise ValueError(f"`conversation` must be a list of messages, but got {type(conversation).__name__}.")
         messages = []
         for message in conversation:
             role = message.get("role") if isinstance(message, Mapping) else None
@@ -74,7 +81,16 @@ class AutoRequest:
     @property
     def pictures(self) -> list[Any]:
         """All pictures, in their order; an edit changes the last."""
-        return [part["image"] for m in self.messages for part in m["content"] if part["type"] == "image"]
+        return [part["image"] for part in self._picture_parts]
+
+    @property
+    def last_name(self) -> str | None:
+        """What the last picture is called, where its part says so."""
+        return self._picture_parts[-1].get("name") if self._picture_parts else None
+
+    @property
+    def _picture_parts(self) -> list[Part]:
+        return [part for message in self.messages for part in message["content"] if part["type"] == "image"]
 
     def turns(self) -> tuple[list[dict[str, Any]], str | None]:
         """Messages for the chat template, and the answer so far as text. Before a picture that an answer has made

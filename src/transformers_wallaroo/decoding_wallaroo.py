@@ -813,7 +813,7 @@ def _step_of_alike_layers(*arguments: Any) -> torch.Tensor:
 
 @functools.cache
 def _compiled_step(alike: bool) -> Callable[..., torch.Tensor]:
-    """The compiled step. Where all layers are alike only the first is guarded: a guard for each tensor of each layer took
+    """The compiled step. Where all layers are alike only the first is guarded: guards of each tensor of each layer took
     a third of a step of 28 small layers."""
     if not alike:
         return torch.compile(decode_step)

@@ -785,12 +785,12 @@ class WallarooForConditionalGeneration(
         return losses, nothing
 
     def _task_of(self, task_ids: torch.Tensor | None) -> Task:
-        """The one task of all rows; understanding where it is not noted or not one."""
+        """The one task of all rows; understanding where it is not noted, not one, or left to `generate`."""
         noted = set() if task_ids is None else set(task_ids.tolist())
         if len(noted) != 1:
             return UNDERSTAND
         index = noted.pop()
-        return next(task for task in TASKS.values() if task.index == index)
+        return next((task for task in TASKS.values() if task.index == index), UNDERSTAND)
 
 
 __all__ = ["WallarooForConditionalGeneration", "WallarooModel", "WallarooPipeline", "WallarooPreTrainedModel"]

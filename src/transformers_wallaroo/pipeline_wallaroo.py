@@ -7,7 +7,7 @@ from transformers.pipelines.any_to_any import AnyToAnyPipeline, Chat
 from transformers.pipelines.base import Pipeline
 from transformers.utils import ModelOutput
 
-from .image_grid_wallaroo import EDIT, GENERATE
+from .image_grid_wallaroo import AUTO, EDIT, GENERATE
 
 
 class WallarooPipeline(AnyToAnyPipeline):
@@ -23,10 +23,17 @@ class WallarooPipeline(AnyToAnyPipeline):
         # Past AnyToAnyPipeline's own __init__, whose only business is to ask for torchvision.
         Pipeline.__init__(self, *args, **kwargs)
 
+    def __call__(self, *args: Any, **kwargs: Any):
+        if kwargs.get("task") == AUTO.name and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
+            raise ValueError("`batch_size` must be 1 for the task 'auto'; `model.generate` takes batches of it.")
+        return super().__call__(*args, **kwargs)
+
     def _sanitize_parameters(self, generation_mode: str | None = None, **kwargs: Any):
         preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=generation_mode, **kwargs)
         if generation_mode is not None:
             preprocess["generation_mode"] = generation_mode
+        if kwargs.get("task") == AUTO.name and generation_mode is not None:
+            raise ValueError(f"`generation_mode` is {generation_mode!r}, but the task 'auto' chooses by itself.")
         return preprocess, forward, postprocess
 
     def preprocess(self, inputs=None, generation_mode: str | None = None, **kwargs: Any):

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import is_torchvision_available
 
-from .auto_processing_wallaroo import AutoPrompts
+from .auto_processing_wallaroo import PASSED_OVER, AutoPrompts, TooLongError
 from .conversations_wallaroo import PICTURE_OPTIONS, parts_of
 from .image_grid_wallaroo import (
     AUTO,
@@ -48,18 +48,12 @@ from .prompts_wallaroo import (
 )
 
 SIZE_INDICATORS = ("token", "text", "cells", "none")
-# What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
-PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
 
 
 def add_wallaroo_tokens(tokenizer: Any) -> Any:
     """Adds Wallaroo's tokens to a Qwen2.5-VL tokenizer, in the released order and as ordinary tokens."""
     tokenizer.add_tokens(list(ADDED_TOKENS))
     return tokenizer
-
-
-class TooLongError(ValueError):
-    """A prompt or sample of more tokens than the limit."""
 
 
 @dataclass
@@ -225,8 +219,9 @@ class WallarooProcessor(AutoPrompts):
             [-1, 1] and `source_grid`; where it is asked for, `region_mask` `(batch_size, max_grid_height,
             max_grid_width)`, bools, the cells that are drawn anew, and `original_sizes` `(batch_size, 2)`, (height,
             width) in pixels that images are to have in the end. For `"auto"` what `"understand"` gives, what
-            `"generate"` gives prefixed `generate_`, what `"edit"` gives prefixed `edit_` for the prompts with a picture
-            (of several the last), the indices of these as `edit_prompts`, and `requests`, a list of [`AutoRequest`].
+            `"generate"` gives prefixed `generate_` and what `"edit"` gives (of several pictures the last is its source)
+            prefixed `edit_`, both for the prompts that can be made into one, whose indices are `generate_prompts` and
+            `edit_prompts`; `has_picture` `(batch_size,)`; and `requests`, a list of [`AutoRequest`].
         """
         if task == AUTO.name:
             self._refuse_for_auto(
@@ -566,7 +561,7 @@ class WallarooProcessor(AutoPrompts):
         )
         longest = max(len(ids) for ids in data["input_ids"])
         if longest > self.max_length:
-            raise ValueError(
+            raise TooLongError(
                 f"`text` gives a prompt of {longest} tokens with its pictures, but the limit is {self.max_length} "
                 "(`max_length`). Shorten it or pass fewer or smaller pictures."
             )
@@ -608,7 +603,7 @@ class WallarooProcessor(AutoPrompts):
         inner = dict(kwargs.get("processor_kwargs") or {})
         task = kwargs.pop("task", None) or inner.pop("task", None)
         if task == AUTO.name:
-            return self._auto_template(conversation, {**inner, **kwargs})
+            return self._auto_template(conversation, {"chat_template": chat_template, **inner, **kwargs})
         if task is None or not isinstance(get_task(task), ImageTask):
             if inner or "processor_kwargs" in kwargs:
                 kwargs["processor_kwargs"] = inner

@@ -94,6 +94,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
     },
 }
 # Chinese characters, and text between quotation marks of either language.
+# What a prompt may not hold, for the layouts place it.
+RESERVED = (*MARKS, IMAGE_PAD, "<|video_pad|>", VISION_START, VISION_END, TURN_START, TURN_END, END_OF_TEXT)
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 QUOTED = r"\"[^\"]*\"|“[^”]*”|「[^」]*」|『[^』]*』|《[^》]*》"
 # What an answer writes before a picture that it makes, by the task that makes it; the vision block of the picture
@@ -136,7 +138,7 @@ def check_prompt(prompt: str, name: str = "text") -> str:
     """Returns the prompt, or raises where it holds tokens that would break the layout."""
     if not isinstance(prompt, str):
         raise ValueError(f"`{name}` must be a string or a list of strings, but got {type(prompt).__name__}.")
-    for token in (*MARKS, IMAGE_PAD, "<|video_pad|>", VISION_START, VISION_END, TURN_START, TURN_END, END_OF_TEXT):
+    for token in RESERVED:
         if token in prompt:
             raise ValueError(
                 f"`{name}` holds the special token {token}, which the layout of this task places by itself. "

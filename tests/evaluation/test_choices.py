@@ -58,8 +58,8 @@ def test_requests_are_what_came_before():
 
 
 def test_wallaroo_tiny_chooses_right(tiny):
-    report = evaluate_choices(*tiny, samples=60, seed=20260, batch_size=30, show_progress=False)
-    assert report["score"] >= 0.95, report["confused"]
+    report = evaluate_choices(*tiny, samples=120, seed=20260, batch_size=60, show_progress=False)
+    assert report["score"] >= 0.98, report["confused"]
 
 
 def test_batches_choose_as_one_by_one(tiny):

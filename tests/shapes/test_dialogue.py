@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from transformers_wallaroo.shapes import ShapesDataset, make_sample, read_scene, render
+from transformers_wallaroo.shapes import Scene, ShapesDataset, make_sample, read_scene, render
 
 TALKS = [make_sample("understand", index, 5, kind="dialogue") for index in range(150)]
 
@@ -57,7 +57,7 @@ def test_nothing_held_out_is_shown():
     for sample in TALKS:
         for turn in sample["meta"]["turns"]:
             for scene in (turn.shown, turn.answer):
-                assert not hasattr(scene, "holds_out") or not scene.holds_out()
+                assert not (isinstance(scene, Scene) and scene.holds_out())
 
 
 def test_typed_texts_say_the_same():

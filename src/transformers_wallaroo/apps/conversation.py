@@ -25,7 +25,7 @@ from .page import (
 )
 
 COMMANDS = ("/draw", "/edit")
-STOPPED, WAITING = "Stopped.", "…"
+STOPPED, WAITING, NOTHING = "Stopped.", "…", "The model had nothing to say."
 
 
 def talk(engine: Engine, session: Session, text: str, files: Sequence[str] = ()) -> Generator[None, None, None]:
@@ -54,10 +54,9 @@ def talk(engine: Engine, session: Session, text: str, files: Sequence[str] = ())
         raise ValueError("Say what you want to know of the picture, or what to change.")
     session.bubbles += [{"role": "user", "content": {"path": str(file)}} for file in files]
     session.bubbles.append({"role": "user", "content": text})
-    session.picture = path
     shown = [{"type": "image", "image": picture} for picture in pictures]
     turn = {"role": "user", "content": [*shown, {"type": "text", "text": prompt if jobs else text}]}
-    with closing(_Answer(engine, session, turn).steps(jobs)) as steps:
+    with closing(_Answer(engine, session, turn, path).steps(jobs)) as steps:
         yield from steps
 
 
@@ -69,11 +68,11 @@ def _form(engine: Engine, prompt: str, *, edit: bool = False) -> Form:
 class _Answer:
     """The answer to a turn while it is made; it keeps the session's messages and bubbles up to date."""
 
-    def __init__(self, engine: Engine, session: Session, turn: dict[str, Any]):
+    def __init__(self, engine: Engine, session: Session, turn: dict[str, Any], source: Path | None):
         self.engine, self.session = engine, session
         self.messages = [*session.messages, turn]
         self.before = list(session.bubbles)
-        self.source = session.picture
+        self.source = source
         self.parts: list[str | Kept] = []
         self._show(WAITING)
 
@@ -102,18 +101,19 @@ class _Answer:
             if isinstance(part, MadeImage) and place >= len(self.parts):
                 self.parts.append(self._keep(part))
             elif isinstance(part, str):
-                self.parts[place:] = [part]
+                self.parts[place : place + 1] = [part]
         growth = reply.growth if reply is not None else value
-        self._show(growth.note if isinstance(growth, Growth) else "" if done or self.parts else WAITING)
+        note = NOTHING if done and not self.parts else "" if self.parts else WAITING
+        self._show(growth.note if isinstance(growth, Growth) else note)
         if self.parts:  # kept at each step: a reader may leave at any, and questions and answers must take turns
             answer = {"role": "assistant", "content": [_as_part(part) for part in self.parts]}
-            self.session.messages = [*self.messages, answer]
+            self.session.messages, self.session.picture = [*self.messages, answer], self.source
 
     def _keep(self, made: MadeImage) -> Kept:
         source = self.source if made.info["task"] == "edit" else None
         before = None if source is None else before_of(self.engine, open_picture(source, ""), made.picture)
         kept = self.session.keep(made, source, before)
-        self.session.picture = self.source = kept.path
+        self.source = kept.path
         return kept
 
     def _show(self, note: str) -> None:

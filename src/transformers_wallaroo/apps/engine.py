@@ -27,6 +27,8 @@ MAX_NEW_TOKENS = 512
 MAX_WINDOW = 64
 # Stands for the neighbours of a picture in its batch where they are nobody's business.
 NOT_TOLD = "not told"
+# What a job may say of an edit alone.
+OF_EDITS = ("region_mask", "mask_path", "original_size", "keep_source")
 # What a job may say of sampling; the rest is the checkpoint's. All jobs of a batch must say the same.
 SAMPLING = (
     "guidance_scale",
@@ -233,34 +235,41 @@ class Engine:
             Pieces of text as they come, and pictures once they are made.
         """
         marks, fields = PictureMarks.of(self.model), dict(picture or {})
-        first_seed, name = fields.pop("seed", 0), _last_name(messages)
-        request = AutoRequest.of(messages, {})
+        first_seed, request = fields.pop("seed", 0), AutoRequest.of(messages, {})
+        processors = options.pop("logits_processor", None) or ()
         for number in itertools.count():
-            inputs = self.processor.prepare_answers([request]).to(self.model.device)
-            pictures = request.pictures
-            chooses = ChooseMarks(marks, [bool(pictures)], [number < max_pictures])
-            ids = yield from self._stream(
-                inputs,
-                stop,
-                {
-                    "max_new_tokens": max_new_tokens,
-                    "logits_processor": [chooses],
-                    "eos_token_id": list(marks.stops),
-                    **options,
-                },
+            can_draw, can_edit = (
+                number < max_pictures and self.processor.can_make(request, task) for task in (GENERATE, EDIT)
             )
-            text, task = marks.read(ids, has_picture=bool(pictures))
+            can_draw = can_draw and (marks.draw is not None or not request.pictures)
+            inputs = self.processor.prepare_answers([request]).to(self.model.execution_device)
+            of_text = {
+                "max_new_tokens": max_new_tokens,
+                **options,
+                "logits_processor": [*processors, ChooseMarks(marks, [can_draw], [can_edit])],
+                "eos_token_id": list(marks.stops),
+            }
+            ids = yield from self._stream(inputs, stop, of_text)
+            text, task = marks.read(ids, can_edit=can_edit)
             if task is None or (stop is not None and stop()):
                 return
-            if task == EDIT.name:
-                fields |= {"source": to_rgb(pictures[-1]), "source_path": name}
-            job = ImageJob(request.prompt, seed=first_seed + number, **fields)
+            job = self._job_of(request, task, {**fields, "seed": first_seed + number})
             made = self.make([job], stop=stop)[0] if make is None else make(job)
             yield made
             said = self.processor.tokenizer.decode(text, skip_special_tokens=True).strip()
             parts: list[dict[str, Any]] = [{"type": "text", "text": said}] if said else []
             request = request.continued([*parts, {"type": "image", "image": made.picture, "task": task}])
-            name = None
+
+    @staticmethod
+    def _job_of(request: AutoRequest, task: str, fields: dict[str, Any]) -> ImageJob:
+        """The picture that a request is for; what is of edits alone is left out of a drawing."""
+        if task == EDIT.name:
+            return ImageJob(
+                request.prompt, source=to_rgb(request.pictures[-1]), source_path=request.last_name, **fields
+            )
+        sampling = {name: value for name, value in fields.get("sampling", {}).items() if name != "image_guidance_scale"}
+        kept = {name: value for name, value in fields.items() if name not in OF_EDITS}
+        return ImageJob(request.prompt, **{**kept, "sampling": sampling})
 
     def _stream(
         self, inputs: Mapping[str, Any], stop: Callable[[], bool] | None, options: Mapping[str, Any]
@@ -415,13 +424,6 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "versions": versions(),
         }
-
-
-def _last_name(messages: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the last picture of a conversation is called, where its part says so."""
-    contents = [message["content"] for message in messages if not isinstance(message.get("content"), str)]
-    parts = [part for content in contents for part in content or () if part.get("type") == "image"]
-    return parts[-1].get("name") if parts else None
 
 
 def _request_of(job: ImageJob, size: tuple[int, int]) -> dict[str, Any]:

@@ -79,10 +79,11 @@ def evaluate_choices(
 @torch.no_grad()
 def choose(model: Any, processor: Any, requests: Sequence[AutoRequest]) -> list[str]:
     """The task that a model chooses for each request."""
-    inputs = processor.prepare_answers(requests).to(model.device)
+    inputs = processor.prepare_answers(requests).to(model.execution_device)
     has_picture = [bool(request.pictures) for request in requests]
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
-    written = write_texts(model, inputs, has_picture, [True] * len(requests), **options)
+    can_draw = [model.config.decides_edits or not has for has in has_picture]
+    written = write_texts(model, inputs, can_draw, has_picture, **options)
     return [task or "understand" for _, task in written]
 
 
