@@ -92,8 +92,15 @@ def test_two_processes_score_what_one_scores(go, whole, tmp_path):
     """At once, after half of it is lost, and without a folder."""
     folder, expected = whole
     two = tmp_path / "two"
+
+    def counted(_rank):
+        """The report, and how many batches this process has scored."""
+        added, add = [], ScoredStore.add
+        ScoredStore.add = lambda self, *args: added.append(args) or add(self, *args)
+        return go(two), len(added)
+
     # Both have the report, whoever has put it together.
-    assert in_processes(lambda _rank: go(two), tmp_path / "told") == [expected, expected]
+    assert in_processes(counted, tmp_path / "told") == [(expected, FILES // 2)] * 2
     assert contents(two) == contents(folder) and saved(two) == expected
     assert run_json(two)["sessions"][0]["processes"] == 2
     for path in sorted((two / "scored").glob("*"))[::2]:
@@ -204,6 +211,13 @@ def test_a_run_goes_on_only_as_it_was_begun(go, whole, tmp_path, untrained_model
     assert not (tmp_path / "none").exists()
 
 
+def test_the_page_has_the_choice_of_head_too(whole, tmp_path):
+    folder, expected = whole
+    [part] = save_report_page([folder], tmp_path / "page.html")
+    assert [row[0] for row in part.rows] == ["Generation", "Choice of head"]
+    assert part.rows[1][1].startswith(f"{expected['choices']['score']:.2f} ±") and part.rows[1][3] == str(SAMPLES)
+
+
 def test_another_checkpoint_is_refused(go, whole, monkeypatch):
     monkeypatch.setattr(shapes, "checkpoint_hash", lambda _path: "another")
     with pytest.raises(ValueError, match=r"`checkpoint_sha256` was .* and is 'another'"):
@@ -250,7 +264,7 @@ def test_parts_of_one_beginning_are_told_apart(tmp_path):
 
 def test_the_command_goes_on_and_the_page_shows_it(untrained, tmp_path):
     command = ["eval", "shapes", "--checkpoint", str(untrained), "--task", "generate", "--samples", "12"]
-    command += ["--output", str(tmp_path / "run")]
+    command += ["--guidance-scale", "1", "--output", str(tmp_path / "run")]
     first = CliRunner().invoke(cli.app, command)
     assert first.exit_code == 0 and first.stdout.startswith("Generation:"), first.stderr
     again = CliRunner().invoke(cli.app, command)

@@ -260,6 +260,9 @@ def _of_shapes(report: dict[str, Any], path: str) -> Part:
                 str(sum(kind["samples"] for kind in report["kinds"][task].values())),
             ]
         )
+    if choices := report.get("choices"):
+        score = number(choices["score"], choices["standard_error"])
+        rows.append(["Choice of head", score, number(None), str(choices["samples"])])
     facts = {
         name: _pairs(value) if isinstance(value, dict) else str(value) for name, value in report["settings"].items()
     }
