@@ -4,6 +4,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 TASKS, SAMPLES, HELD_OUT, BATCH, FILES = ["generate", "choose"], 12, 5, 4, 10
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def go(untrained_model):
     """The report of a run, as JSON has it, without its time."""
 
@@ -40,10 +41,17 @@ def go(untrained_model):
     return run
 
 
+@pytest.fixture(scope="module")
+def made_once(go, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "whole"
+    return folder, go(folder)
+
+
 @pytest.fixture
-def whole(go, tmp_path):
-    """A run of one process that nobody stopped: its folder and its report."""
-    return tmp_path / "whole", go(tmp_path / "whole")
+def whole(made_once, tmp_path):
+    """A run of one process that nobody stopped: its folder, which a test may spoil, and its report."""
+    folder, report = made_once
+    return Path(shutil.copytree(folder, tmp_path / "whole")), copy.deepcopy(report)
 
 
 def scored_of(output):
