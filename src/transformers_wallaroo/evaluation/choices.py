@@ -58,7 +58,7 @@ def choices_job(model: Any, processor: Any, *, samples: int, seed: int) -> Scori
     def score(start: int, stop: int) -> list[ScoredSample]:
         batch = turns()[start:stop]
         chosen = choose(model, processor, [request for request, *_ in batch])
-        return [_scored(*what, task) for (_, *what), task in zip(batch, chosen, strict=True)]
+        return [_scored(turn, kind, sample, task) for (_, turn, kind, sample), task in zip(batch, chosen, strict=True)]
 
     return ScoringJob(CHOOSE, "choice of head", samples, score)
 
@@ -96,7 +96,7 @@ def choose(model: Any, processor: Any, requests: Sequence[AutoRequest]) -> list[
     """The task that a model chooses for each request."""
     inputs = processor.prepare_answers(requests).to(model.device)
     has_picture = [bool(request.pictures) for request in requests]
-    options = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
+    options: dict[str, Any] = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
     written = write_texts(model, inputs, has_picture, [True] * len(requests), **options)
     return [task or "understand" for _, task in written]
 
