@@ -1,6 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Pushing to a Hub in this process: what arrives, what its card says, and that it loads from there as what it was."""
 
+import copy
 import io
 import json
 import os
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import transformers_wallaroo
 from transformers_wallaroo.apps import hub as hub_module
@@ -25,6 +26,7 @@ from transformers_wallaroo.apps.pictures import picture_hash, read_picture_info,
 from transformers_wallaroo.embedded import load_checkpoint
 
 from fake_hub import READ_ONLY, hub_of_this_process
+from killing import killed_at
 
 ROOT = Path(__file__).parents[2]
 LICENSE = {"license": "apache-2.0"}
@@ -312,6 +314,34 @@ def test_a_push_that_was_stopped_goes_on(server, small):
     push(plan_push(small, "me/a", **LICENSE))
     assert [path for method, path in server.requests if method == "PUT"] == sent, "and are not sent again"
     assert {"model.safetensors", "README.md"} <= set(server.repositories["me/a"].files())
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "after", "made", "sent"),
+    [
+        ("preupload_lfs_files", 1, False, 0, 0),
+        ("preupload_lfs_files", 1, True, 0, 1),  # the weights have arrived, and belong to no commit
+        ("create_commit", 1, True, 1, 1),  # all but the card
+        ("create_commit", 2, True, 2, 1),  # all, and nobody was told
+    ],
+)
+def test_a_killed_push_leaves_whole_commits_and_the_next_one_ends_it(server, small, name, call, after, made, sent):
+    push(plan_push(small, "me/a", **LICENSE))
+    repository = server.repositories["me/a"]
+    begun = list(repository.commits), dict(repository.branches), dict(server.objects)
+    weights = {key: value + 1 for key, value in load_file(small / "model.safetensors").items()}
+    save_file(weights, small / "model.safetensors", metadata={"format": "pt"})
+    (small / "chat_template.jinja").write_text("another")
+    whole = push(plan_push(small, "me/a", **LICENSE), update=True)
+    commits = list(repository.commits)
+    assert len(commits) == len(begun[0]) + 2
+    repository.commits, repository.branches, server.objects = map(copy.copy, begun)
+    server.requests.clear()
+    killed_at(HfApi, name, call, lambda: push(plan_push(small, "me/a", **LICENSE), update=True), after=after)
+    assert repository.commits == commits[: len(begun[0]) + made]
+    assert sum(method == "PUT" for method, _ in server.requests) == sent
+    assert push(plan_push(small, "me/a", **LICENSE), update=True) == whole and repository.commits == commits
+    assert sum(method == "PUT" for method, _ in server.requests) == 1, "the weights are sent once"
 
 
 def test_the_pipeline_of_large_uploads_ends_in_the_same(small, tmp_path):

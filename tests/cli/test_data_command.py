@@ -10,7 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_wallaroo import cli
+from transformers_wallaroo.training import resuming
+from transformers_wallaroo.training.data import check
 
+from killing import killed_at
 from published import write, write_blip3o, write_gpt_image_edit, write_llava, write_parquet
 
 runner = CliRunner()
@@ -72,6 +75,26 @@ def test_stats_write_a_page_that_needs_no_other_file(mixture, tmp_path):
         ("generate", "shapes"),
     ]
     assert all(len(entry["tokens"]) == entry["kept"] <= entry["read"] == 5 for entry in figures if entry["size"] >= 5)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call", "left"),
+    [
+        (check, "open_source", 2, set()),  # a source has been read
+        (resuming.os, "replace", 1, set()),  # the figures are written, but have not their name
+        (resuming.os, "replace", 2, {"stats.json"}),  # and here the page is
+    ],
+)
+def test_a_kill_leaves_whole_files_and_the_same_command_ends(mixture, tmp_path, owner, name, call, left):
+    """The sources are read anew: that takes no longer than it took."""
+    assert invoke("stats", mixture, "--samples", 5, "--output", tmp_path / "whole").exit_code == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    output = tmp_path / "killed"
+    killed_at(owner, name, call, lambda: invoke("stats", mixture, "--samples", 5, "--output", output))
+    files = {path.name: path.read_bytes() for path in output.glob("[!.]*")}
+    assert files.keys() == left and files.items() <= whole.items()
+    assert invoke("stats", mixture, "--samples", 5, "--output", output).exit_code == 0
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == whole
 
 
 def test_a_source_that_cannot_be_read_is_told_and_ends_in_1(mixture, tmp_path):

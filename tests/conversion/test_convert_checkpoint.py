@@ -1,6 +1,9 @@
 """conversion/convert_checkpoint.py: the released files in, a folder that loads out."""
 
 import json
+import multiprocessing
+import os
+import platform
 import runpy
 import sys
 from pathlib import Path
@@ -533,7 +536,8 @@ def test_failure_midway_leaves_all_as_it_was(error, earlier, released, monkeypat
 
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_kill_midway_leaves_what_was_there_and_the_same_command_ends(earlier, released):
-    """What was half written stays in a hidden folder beside it; nothing takes that for a checkpoint."""
+    """What was half written stays in a hidden folder beside it until the next run into the same output; nothing takes
+    that for a checkpoint."""
     if earlier:
         released.convert()
         before = released.content(released.output)
@@ -546,6 +550,44 @@ def test_a_kill_midway_leaves_what_was_there_and_the_same_command_ends(earlier, 
     assert not (left[0] / writing.RECORD).exists()
     released.convert(max_shard_size="1MB")
     assert len(list(released.output.glob("*.safetensors"))) > 1
+    assert list(released.output.parent.iterdir()) == [released.output]
+
+
+def test_a_kill_between_the_last_two_steps_does_not_lose_the_earlier_result(released, monkeypatch):
+    """It was moved out of the way, and the new one, whole as it is, is not yet in its place."""
+    released.convert()
+    before = released.content(released.output)
+    killed_at(Path, "rename", 1, lambda: released.convert(dtype=torch.bfloat16), after=True)
+    assert not released.output.exists() and len(list(released.output.parent.iterdir())) == 2
+
+    def fail(*_args, **_options):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "save_file", fail)
+        with pytest.raises(OSError, match="no space left"):
+            released.convert(dtype=torch.bfloat16)
+    assert released.content(released.output) == before
+    assert list(released.output.parent.iterdir()) == [released.output]
+
+
+def test_only_what_the_dead_left_is_removed(released):
+    """Not what a process that runs is writing, nor what may be another machine's, nor what is another output's."""
+    ended = multiprocessing.get_context("fork").Process(target=os.getpid)
+    ended.start()
+    ended.join()
+    machine, name, dead = platform.node(), released.output.name, ended.pid
+    kept = [
+        f".{name}.{machine}-{os.getpid()}.abc.new",
+        f".{name}.{machine}-{os.getppid()}.abc.old",
+        f".{name}.x{machine}-{dead}.abc.new",
+        f".{name}.more.{machine}-{dead}.abc.new",
+        f".{name}.mine",
+    ]
+    for folder in (*kept, f".{name}.{machine}-{dead}.abc.new", f".{name}.{machine}-{dead}.abc.old"):
+        (released.output.parent / folder / "config").mkdir(parents=True)
+    released.convert()
+    assert {path.name for path in released.output.parent.iterdir()} == {name, *kept}
 
 
 def test_failure_of_the_last_step_brings_the_earlier_result_back(released, monkeypatch):

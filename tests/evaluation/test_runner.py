@@ -26,6 +26,7 @@ from transformers_wallaroo.evaluation.samples import jobs_of
 from transformers_wallaroo.evaluation.settings import settings_for
 
 from benchmark_prompts import DPG_TEXTS, GENEVAL_LINES, WRITERS, gedit_rows
+from killing import killed_at
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32
@@ -231,6 +232,21 @@ def test_a_killed_run_goes_on_and_loses_and_redoes_nothing(go, tmp_path):
     assert contents(output / "images") == contents(whole.pictures)
     assert run_json(output)["complete"] and len(run_json(output)["sessions"]) == 2
     assert not (output / ".partial").exists()
+
+
+@pytest.mark.parametrize(("name", "call"), [("dpg", 2), ("imgedit", 2), ("gedit", 2), ("gedit", 3)])
+def test_no_benchmark_loses_or_redoes_anything_after_a_kill(go, tmp_path, name, call):
+    """Between two pictures, and, of GEdit-Bench, between a picture and the copy of its source."""
+    whole, output = go(name, "whole", batch_size=1, limit=2), tmp_path / "killed"
+    killed_at(runner, "write_whole", call, lambda: go(name, "killed", batch_size=1, limit=2))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (output / "images").rglob("*.png")}
+    assert len(before) == call - 1 and not run_json(output)["complete"]
+    report = go(name, "killed", batch_size=1, limit=2, resume=True)
+    kept = {path: was for path, was in before.items() if not path.stem.endswith("_SRCIMG")}
+    assert (report.made, report.kept) == (whole.files - len(kept), len(kept))
+    assert all((path.stat().st_mtime_ns, path.read_bytes()) == was for path, was in kept.items())
+    assert contents(report.pictures) == contents(whole.pictures)
+    assert run_json(output)["complete"] and not (output / ".partial").exists()
 
 
 def test_damaged_and_missing_files_are_made_anew(go, tmp_path):

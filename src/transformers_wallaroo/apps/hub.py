@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 
 from .hub_folder import ADAPTER_CONFIG, CARD
 from .hub_plan import UNKNOWN, PushPlan, plan_push
@@ -173,7 +174,26 @@ def _pinned_by_card(api: HfApi, plan: PushPlan, head: str, base_revision: str) -
         return None
     text = Path(path).read_text(encoding="utf-8")
     named = dict.fromkeys(re.findall(r"\b[0-9a-f]{40}\b", text))
-    return next((commit for commit in named if str(plan.card(commit, base_revision)) == text), None)
+    pinned = next((commit for commit in named if str(plan.card(commit, base_revision)) == text), None)
+    # Where a push was stopped before its card, the card is that of the push before, and names older files.
+    return pinned if pinned is not None and _is_same(api, plan, pinned, head) else None
+
+
+def _is_same(api: HfApi, plan: PushPlan, commit: str, head: str) -> bool:
+    """Whether two commits have the same of everything that a plan sends but the card."""
+    try:
+        one, other = (
+            {
+                entry.path: entry.blob_id
+                for entry in api.list_repo_tree(plan.repo_id, recursive=True, revision=revision)
+                if isinstance(entry, RepoFile)
+            }
+            for revision in (commit, head)
+        )
+    except RevisionNotFoundError:
+        return False
+    names = [file.name for file in plan.folder.sent if file.name != CARD]
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,11 @@ Checkpoint = Annotated[
 Device = Annotated[
     str | None, typer.Option("--device", metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of the run, which a stopped run goes on from and processes share."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, if there is one.")]
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option("--dtype", help="Of the weights; by default float32 on a CPU, else the checkpoint's own."),
@@ -120,7 +125,7 @@ def say_which_checkpoint(checkpoint: str | None) -> None:
     if checkpoint is None:
         from ..embedded import tiny_path
 
-        tell(
+        say_once(
             f"No --checkpoint was given, so this is the embedded one, wallaroo-tiny, which knows a world of coloured "
             f"shapes: {tiny_path()}"
         )

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 from transformers.utils import logging
 
-from .common import Checkpoint, Device, make_room, new_group, say_which_checkpoint
+from .common import (
+    Checkpoint,
+    Device,
+    Output,
+    Resume,
+    is_first,
+    make_room,
+    new_group,
+    say_which_checkpoint,
+)
 
 app = new_group()
 
@@ -32,6 +41,8 @@ def evaluate_shapes(
     seed: Annotated[
         int, typer.Option(metavar="S", help="Of samples and pictures. Do not take one that training used.")
     ] = 20260,
+    output: Output = None,
+    resume: Resume = False,
     json: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the report to this file as well.")] = None,
     task: Annotated[
         list[str] | None,
@@ -54,29 +65,46 @@ def evaluate_shapes(
     wallaroo eval shapes
     wallaroo eval shapes --checkpoint runs/tiny/stage-4-auto/final --json scores.json
     wallaroo eval shapes --task generate --samples 60       a quick look while training
+    wallaroo eval shapes --checkpoint runs/tiny/stage-4-auto/final --output runs/shapes --resume
 
     Prints a row a kind with English and Chinese, seen and held-out combinations, and a row a size; of a checkpoint that
     chooses by itself (task "auto"), how often it answers, draws and edits when it should.
+
+    DIR gets run.json, report.json, and the scores of each sample; after a kill --resume scores what is not there yet.
 
     Edits are scored of every checkpoint with row ends. One of stage 3b has them too, but has not learned to edit yet:
     score it by --task understand --task generate.
     """
     from ..embedded import load_checkpoint
     from ..evaluation import evaluate_shapes as run_evaluation
+    from ..evaluation.processes import Processes
+    from ..evaluation.run_notes import check_resume
     from ..evaluation.shapes import tasks_of
 
+    check_resume(output, resume=resume)
     if json is not None:
         make_room(json)
     say_which_checkpoint(checkpoint)
     logging.disable_progress_bar()
     try:
-        model, processor = load_checkpoint(checkpoint, device=device)
+        model, processor = load_checkpoint(checkpoint, device=Processes().device(device))
     finally:
         logging.enable_progress_bar()
     options: dict[str, Any] = {"tasks": task} if task else {}
     if guidance_scale is not None:
         options["guidance_scale"] = guidance_scale
-    report = run_evaluation(model, processor, samples=samples, seed=seed, batch_size=batch_size, **options)
+    report = run_evaluation(
+        model,
+        processor,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        output=output,
+        resume=resume,
+        **options,
+    )
+    if not is_first():
+        return
     typer.echo(str(report))
     if checkpoint is not None and not task and "edit" in tasks_of(processor):
         typer.echo(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Checkpoint, end_incomplete, is_first, make_room, new_group, say_once
+from .common import Checkpoint, Output, Resume, end_incomplete, is_first, make_room, new_group, say_once
 
 app = new_group()
 SHOWN = 5  # names of files that cannot be read
@@ -17,11 +17,6 @@ Weights = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="NAME", help="Such as cpu or cuda:0; a GPU where there is one.")]
 Json = Annotated[Path | None, typer.Option(metavar="OUT", help="Write the numbers to this file as well.")]
-Output = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Folder of the run, which a stopped run goes on from and processes share."),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, if there is one.")]
 
 
 @app.command("vq")

@@ -2,9 +2,12 @@
 """A checkpoint folder, written shard by shard, whole or not at all."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +30,8 @@ from .reading import CheckpointError, Loader
 
 # The file by which these commands know a folder that they wrote.
 RECORD = "conversion.json"
+# What a hidden folder beside the output is: the result that is being written, or the one that it takes the place of.
+NEW, OLD = "new", "old"
 
 
 def write_shards(
@@ -84,16 +89,18 @@ def is_earlier_result(output: Path, model_type: str) -> bool:
 def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
     """A folder to write into that takes the place of `output` when all went well, and leaves no trace otherwise.
 
-    An `output` that is there already must be empty or an earlier result, see `is_earlier_result`.
+    An `output` that is there already must be empty or an earlier result, see `is_earlier_result`. What a run into the
+    same `output` left when it was killed is removed.
     """
     output = Path(output).absolute()
+    _remove_left(output)
     if output.exists() and not is_earlier_result(output, model_type):
         raise CheckpointError(
             f"{output} exists and is no earlier result of this command: it is a file, another folder, or its weights "
             "were changed since. Nothing was written; choose another output folder."
         )
     output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    work = _beside(output, NEW)
     try:
         yield work
         (work / RECORD).write_text(json.dumps(record_of(work, model_type), indent=2) + "\n")
@@ -101,7 +108,7 @@ def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
         if not output.exists():
             work.rename(output)
             return
-        old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
+        old = _beside(output, OLD)
         output.rename(old / output.name)
         try:
             work.rename(output)
@@ -112,6 +119,38 @@ def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
             shutil.rmtree(old)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _beside(output: Path, kind: str) -> Path:
+    """A new hidden folder beside `output`, whose name says which process of which machine it belongs to."""
+    owner = f"{platform.node()}-{os.getpid()}"
+    return Path(tempfile.mkdtemp(prefix=f".{output.name}.{owner}.", suffix=f".{kind}", dir=output.parent))
+
+
+def _remove_left(output: Path) -> None:
+    """Removes what killed processes of this machine have left beside `output`. A result that one of them had just moved
+    out of its way comes back."""
+    machine = re.escape(platform.node())
+    name = re.compile(rf"\.{re.escape(output.name)}\.{machine}-(\d+)\.\w+\.({NEW}|{OLD})")
+    for path in sorted(output.parent.glob(f".{glob.escape(output.name)}.*")):
+        found = name.fullmatch(path.name)
+        if found is None or _is_running(int(found[1])):
+            continue
+        if found[2] == OLD and not output.exists() and (path / output.name).is_dir():
+            (path / output.name).rename(output)
+        shutil.rmtree(path)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere `os.kill` ends what it is asked about
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def save_code_and_configs(

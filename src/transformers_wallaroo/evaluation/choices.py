@@ -1,20 +1,26 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Whether a model answers, draws or edits when it should (`task="auto"`), in talks of the shapes world."""
 
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from ..auto_wallaroo import write_texts
 from ..conversations_wallaroo import AutoRequest
 from ..shapes import LANGUAGES, SIZES, Scene, Turn, make_sample, render
 from .report import SEEN, ScoredSample, summarize
+from .scoring import ScoringJob, score_jobs
 
 # What is asked for, and where the picture of it is from.
 KINDS = ("ask_shown", "ask_made", "draw_first", "draw_again", "edit_shown", "edit_made")
+# The task that is right for each.
+RIGHT = {kind: {"ask": "understand", "draw": "generate", "edit": "edit"}[kind.partition("_")[0]] for kind in KINDS}
+# The choice of head, beside the tasks.
+CHOOSE = "choose"
 # The choice falls at the first two tokens; an answer may end later.
 MAX_NEW_TOKENS = 2
 
@@ -41,30 +47,39 @@ def evaluate_choices(
         `score` (0..1, the mean of the kinds) with its `standard_error` and `samples`; the same for each of `kinds` and
         `languages`; `confused`, how often which task was taken for which.
     """
-    scored: list[ScoredSample] = []
-    confused: Counter[str] = Counter()
-    turns = [next_turn for _, next_turn in zip(range(samples), _turns(seed), strict=False)]
-    disable = None if show_progress is None else not show_progress
-    with logging.tqdm(total=samples, unit="sample", desc="choice of head", disable=disable) as bar:
-        for start in range(0, samples, batch_size):
-            batch = turns[start : start + batch_size]
-            chosen = choose(model, processor, [request for request, *_ in batch])
-            for (_, turn, kind, sample), task in zip(batch, chosen, strict=True):
-                if task != turn.task:
-                    confused[f"{turn.task} -> {task}"] += 1
-                picture = sample["images"][0]
-                scored.append(
-                    ScoredSample(
-                        task="choose",
-                        kind=kind,
-                        language=sample["language"],
-                        bucket=f"{picture.height}x{picture.width}",
-                        part=SEEN,
-                        correct=int(task == turn.task),
-                        scene=sample["seed"],
-                    )
-                )
-            bar.update(len(batch))
+    job = choices_job(model, processor, samples=samples, seed=seed)
+    return choices_report(score_jobs([job], batch_size=batch_size, show_progress=show_progress)[job.name])
+
+
+def choices_job(model: Any, processor: Any, *, samples: int, seed: int) -> ScoringJob:
+    """What `evaluate_choices` scores."""
+    turns = functools.cache(lambda: list(itertools.islice(_turns(seed), samples)))
+
+    def score(start: int, stop: int) -> list[ScoredSample]:
+        batch = turns()[start:stop]
+        chosen = choose(model, processor, [request for request, *_ in batch])
+        return [_scored(turn, kind, sample, task) for (_, turn, kind, sample), task in zip(batch, chosen, strict=True)]
+
+    return ScoringJob(CHOOSE, "choice of head", samples, score)
+
+
+def _scored(turn: Turn, kind: str, sample: dict[str, Any], chosen: str) -> ScoredSample:
+    picture = sample["images"][0]
+    return ScoredSample(
+        task=CHOOSE,
+        kind=kind,
+        language=sample["language"],
+        bucket=f"{picture.height}x{picture.width}",
+        part=SEEN,
+        correct=int(chosen == turn.task),
+        scene=sample["seed"],
+        answered=chosen,
+    )
+
+
+def choices_report(scored: Sequence[ScoredSample]) -> dict[str, Any]:
+    """What `evaluate_choices` gives."""
+    confused = Counter(f"{RIGHT[sample.kind]} -> {sample.answered}" for sample in scored if not sample.correct)
     groups = {
         "kinds": {kind: [s for s in scored if s.kind == kind] for kind in KINDS},
         "languages": {name: [s for s in scored if s.language == name] for name in LANGUAGES},
@@ -126,4 +141,4 @@ def _turns_of(sample: dict[str, Any]) -> Iterator[tuple[AutoRequest, Turn, str, 
         messages = [*messages, {"role": "assistant", "content": [answer]}]
 
 
-__all__ = ["choose", "evaluate_choices"]
+__all__ = ["CHOOSE", "choices_job", "choices_report", "choose", "evaluate_choices"]

@@ -29,7 +29,7 @@ from .measuring import REPORT, SIZE, Measure, MeasureStore, Pictures, measure_pi
 from .picture_metrics import psnr, ssim
 from .processes import Processes
 from .run_files import PARTIAL, file_hash, write_json, write_whole
-from .run_notes import note_end
+from .run_notes import check_resume, note_end
 
 SHAPES, SHAPES_SEED, SHAPES_PICTURES = "shapes", 1_000_003, 200
 ROWS = "pictures.jsonl"  # what was measured of each picture, a line each
@@ -150,8 +150,7 @@ def _folder(output: str | Path | None, processes: Processes, resume: bool) -> It
             f"`output` must be given where several processes share the pictures, but {processes.count} were started "
             "without it (--output DIR): there they put together what each has measured."
         )
-    if resume:
-        raise ValueError("`resume` needs `output`, the folder of the run to go on with (--output DIR).")
+    check_resume(output, resume=resume)
     with tempfile.TemporaryDirectory(prefix="wallaroo-eval-") as folder:
         yield Path(folder)
 

@@ -20,8 +20,8 @@ from .tables import TITLES, number
 
 THUMBNAIL = 256  # pixels, the longer side of a picture on the page
 QUALITY = 85
-# Runs that measure pictures instead of making them, and the titles of their sections.
-MEASURED = {"vq": "VQ tokenizer", "fid": "Distance of pictures"}
+# Runs whose outcome is numbers instead of pictures, and the titles of their sections.
+MEASURED = {"shapes": "Shapes world", "vq": "VQ tokenizer", "fid": "Distance of pictures"}
 # What `run.json` must have for a page; the rest is shown where it is there.
 NEEDED = {"benchmark": str, "settings": dict, "files": int, "complete": bool, "sessions": list}
 
@@ -129,7 +129,7 @@ def _of_run(folder: Path, pictures: int) -> Part:
 
 
 def _of_measured(folder: Path, run: dict[str, Any]) -> Part:
-    """The section of a run of `wallaroo eval vq` or `fid`."""
+    """The section of a run of `wallaroo eval shapes`, `vq` or `fid`."""
     path = folder / REPORT
     part = _of_report(path) if path.is_file() else Part(MEASURED[run["benchmark"]], str(folder))
     part.complete, part.facts = run["complete"], {**_facts(run), **part.facts}
@@ -166,7 +166,7 @@ def _facts(run: dict[str, Any]) -> dict[str, str]:
         "dtype": run.get("dtype"),
         "settings": _pairs(settings),
         "generation": _pairs(run["generation"]) if isinstance(run.get("generation"), dict) else None,
-        "files of pictures": f"{run['files']:,}",
+        "samples in all" if run["benchmark"] == "shapes" else "files of pictures": f"{run['files']:,}",
         "device": f"{last.get('device')}, processes: {last.get('processes')}, batches of {last.get('batch_size')}",
         "time": f"{seconds:,.0f} s in {len(sessions)} session{'s' * (len(sessions) != 1)}",
         "versions": _pairs(last.get("versions") or {}),
@@ -260,11 +260,14 @@ def _of_shapes(report: dict[str, Any], path: str) -> Part:
                 str(sum(kind["samples"] for kind in report["kinds"][task].values())),
             ]
         )
+    if choices := report.get("choices"):
+        score = number(choices["score"], choices["standard_error"])
+        rows.append(["Choice of head", score, number(None), str(choices["samples"])])
     facts = {
         name: _pairs(value) if isinstance(value, dict) else str(value) for name, value in report["settings"].items()
     }
     columns = ["task", "seen", "held out", "samples"]
-    return Part("Shapes world", path, facts=facts, columns=columns, rows=rows)
+    return Part(MEASURED["shapes"], path, facts=facts, columns=columns, rows=rows)
 
 
 def _of_vq(report: dict[str, Any], path: str) -> Part:

@@ -29,6 +29,12 @@ def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def check_resume(output: str | Path | None, *, resume: bool) -> None:
+    """Raises where there is nothing that a run could go on with."""
+    if resume and output is None:
+        raise ValueError("`resume` needs `output`, the folder of the run to go on with (--output DIR).")
+
+
 def earlier_run(output: Path, results: str, *, resume: bool, what: str = "pictures") -> dict[str, Any] | None:
     """What `run.json` of the folder says; raises where there is a run that was not to go on, or files of no run.
 
@@ -101,4 +107,4 @@ def note_end(output: Path, failures: Sequence[Mapping[str, str]], *, seconds: fl
     remove_partial(output)
 
 
-__all__ = ["as_json", "check_same", "earlier_run", "is_on_cpu", "note", "note_begin", "note_end"]
+__all__ = ["as_json", "check_resume", "check_same", "earlier_run", "is_on_cpu", "note", "note_begin", "note_end"]

@@ -1,27 +1,32 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Evaluation on the shapes world: fresh samples of the three tasks, what a model makes of them, and the scores."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers.utils import logging
 
-from ..embedded import versions
+from ..embedded import checkpoint_hash, versions
 from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_report
 from ..shapes.generation import HELD_OUT_KINDS
 from ..training.preview import make_images
-from .choices import evaluate_choices
+from .choices import CHOOSE, choices_job, choices_report
+from .measuring import REPORT
+from .processes import Processes
 from .report import HELD_OUT, PARTS, SEEN, SEEN_PLACED, ScoredSample, ShapesReport
+from .run_files import write_json
+from .run_notes import as_json, check_resume, check_same, earlier_run, note_begin, note_end
+from .scoring import SCORED, ScoredStore, ScoringJob, score_jobs
 
+SHAPES = "shapes"  # what `run.json` calls it
 # Far from the seeds of the recipes (1 and on for training, 1001 and on for its held-out losses), so that no sample here
 # is a sample there.
 DEFAULT_SEED = 20260
 DEFAULT_SAMPLES = 360  # a multiple of kinds times languages times sizes
-# The choice of head, beside the tasks.
-CHOOSE = "choose"
 # The longest answer describes four things in about 30 tokens.
 MAX_NEW_TOKENS = 48
 
@@ -40,6 +45,8 @@ def evaluate_shapes(
     held_out: int | None = None,
     seed: int = DEFAULT_SEED,
     batch_size: int = 64,
+    output: str | Path | None = None,
+    resume: bool = False,
     show_progress: bool | None = None,
     **generate_options: Any,
 ) -> ShapesReport:
@@ -48,50 +55,30 @@ def evaluate_shapes(
     The same arguments give the same report. Each picture has a seed of its own, so that the batch size does not matter.
     A checkpoint without row ends (stages 1 to 3a) draws at its own sizes, which are squares, and does not edit.
 
+    Processes that `accelerate launch` starts share the batches, and all have the report; each calls this.
+
     Args:
         tasks: of `"understand"`, `"generate"`, `"edit"` and `"choose"`, which of the others is right for a request
-            (see `evaluate_choices`); by default all that the checkpoint is for.
+            (see `evaluate_choices`); by default all that the checkpoint is for. They may be others when a run goes on.
         samples: how many of each task, two for each kind at least; kinds and sizes take turns, and each scene is asked
             about in both languages. The scorer is tried on as many scenes.
         held_out: how many of combinations that are never in training; half of `samples` by default.
         seed: of samples and pictures. Recipes train on small seeds; do not take one of theirs.
+        output: folder of the run: `run.json`, `report.json`, and `scored/` for going on. Without it nothing is kept.
+            The model must be the one that was loaded from `model.name_or_path`, by whose hash the run is known.
+        resume: go on with the run in `output`, if there is one.
         show_progress: a progress bar; by default where stderr is a terminal.
         generate_options: for `model.generate` of images, such as `guidance_scale`; by default as it samples itself.
     """
     started = time.perf_counter()
-    known = tasks_of(processor)
-    if tasks is None:
-        tasks = (*known, CHOOSE) if model.config.decides_edits else known
-    chooses, tasks = CHOOSE in tasks, [task for task in tasks if task != CHOOSE]
-    if "edit" in tasks and "edit" not in known:
-        raise ValueError(
-            "`tasks` has 'edit', but the checkpoint makes squares only (`row_ends=False`, stages 1 to 3a): it is not "
-            f"trained to edit. Take {', '.join(map(repr, known))}."
-        )
-    was_training = model.training
-    model.eval()
-    common: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "show_progress": show_progress}
-    scored: list[ScoredSample] = []
-    if tasks or not chooses:
-        scored = evaluate_responses(
-            respond_with(model, processor, **generate_options),
-            tasks=tasks,
-            samples=samples,
-            held_out=held_out,
-            sizes=picture_sizes(processor),
-            **common,
-        )
-    choices = evaluate_choices(model, processor, samples=samples, **common) if chooses else {}
-    scorer = {"rendered": _scorer(samples, None)}
-    if set(tasks) - {"understand"}:
-        scorer["tokenized"] = _scorer(samples, through_tokenizer(model, processor))
-    model.train(was_training)
+    check_resume(output, resume=resume)
+    chosen = _tasks(model, processor, tasks)
     settings = {
         "checkpoint": model.name_or_path,
         "parameters": model.num_parameters(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
-        "tasks": [*tasks, *([CHOOSE] if chooses else [])],
+        "tasks": chosen,
         "samples": samples,
         "held_out": samples // 2 if held_out is None else held_out,
         "seed": seed,
@@ -99,9 +86,106 @@ def evaluate_shapes(
         "sizes": [list(size) for size in picture_sizes(processor)],
         "generation": {**model.image_defaults, **generate_options},
         "versions": versions(),
-        "seconds": round(time.perf_counter() - started, 1),
     }
-    return ShapesReport(scored, scorer, settings, choices)
+    jobs = _jobs(model, processor, settings, generate_options)
+    was_training = model.training
+    model.eval()
+    with Processes() as processes:
+        folder = None if output is None else Path(output)
+        if folder is not None:
+            processes.first_does(lambda: _begin(folder, model, settings, jobs, processes.count, resume=resume))
+        store = None if folder is None else ScoredStore(folder)
+        scored = score_jobs(jobs, batch_size=batch_size, show_progress=show_progress, processes=processes, store=store)
+
+        def report() -> ShapesReport:
+            seconds = time.perf_counter() - started
+            made = _report(scored, model, processor, {**settings, "seconds": round(seconds, 1)})
+            if folder is not None:
+                write_json(folder / REPORT, made.to_dict())
+                note_end(folder, [], seconds=seconds)
+            return made
+
+        made = processes.first_does(report)
+    model.train(was_training)
+    return made
+
+
+def _tasks(model: Any, processor: Any, tasks: Sequence[str] | None) -> list[str]:
+    """What is scored, the choice of head last."""
+    known = tasks_of(processor)
+    if tasks is None:
+        return [*known, *([CHOOSE] if model.config.decides_edits else [])]
+    if "edit" in tasks and "edit" not in known:
+        raise ValueError(
+            "`tasks` has 'edit', but the checkpoint makes squares only (`row_ends=False`, stages 1 to 3a): it is not "
+            f"trained to edit. Take {', '.join(map(repr, known))}."
+        )
+    return [*(task for task in tasks if task != CHOOSE), *([CHOOSE] if CHOOSE in tasks else [])]
+
+
+def _jobs(
+    model: Any, processor: Any, settings: Mapping[str, Any], generate_options: Mapping[str, Any]
+) -> list[ScoringJob]:
+    tasks = [task for task in settings["tasks"] if task != CHOOSE]
+    jobs: list[ScoringJob] = []
+    if tasks or CHOOSE not in settings["tasks"]:
+        jobs += response_jobs(
+            respond_with(model, processor, **generate_options),
+            tasks=tasks,
+            sizes=picture_sizes(processor),
+            **{name: settings[name] for name in ("samples", "held_out", "seed")},
+        )
+    if CHOOSE in settings["tasks"]:
+        jobs.append(choices_job(model, processor, samples=settings["samples"], seed=settings["seed"]))
+    return jobs
+
+
+def _begin(
+    output: Path, model: Any, settings: Mapping[str, Any], jobs: Sequence[ScoringJob], processes: int, *, resume: bool
+) -> None:
+    """Notes in `run.json` what is run; raises where the folder has another run, or one that was not to go on."""
+    if not model.name_or_path:
+        raise ValueError(
+            "`output` needs a model that was loaded from a checkpoint, by whose hash a run is known, but this one has "
+            "no `name_or_path`. Save and load it, or leave `output` out."
+        )
+    before = earlier_run(output, SCORED, resume=resume, what="scored samples")
+    identity = as_json(
+        {
+            "benchmark": SHAPES,
+            "checkpoint_sha256": checkpoint_hash(model.name_or_path),
+            "dtype": settings["dtype"],
+            "settings": {name: settings[name] for name in ("samples", "held_out", "seed", "sizes", "generation")},
+        }
+    )
+    if before is not None:
+        check_same(output, before, identity)
+    ScoredStore(output).remove_damaged()
+    # Of a run that was complete and has more tasks now, the report is of fewer.
+    (output / REPORT).unlink(missing_ok=True)
+    noted = {name: settings[name] for name in ("checkpoint", "parameters", "tasks")}
+    note_begin(
+        output,
+        before,
+        batch_size=settings["batch_size"],
+        processes=processes,
+        device=model.device,
+        **identity,
+        **noted,
+        files=sum(job.count for job in jobs),
+    )
+
+
+def _report(
+    scored: Mapping[str, Sequence[ScoredSample]], model: Any, processor: Any, settings: dict[str, Any]
+) -> ShapesReport:
+    """Puts the scores together, and tries the scorer."""
+    count, tasks = settings["samples"], set(settings["tasks"])
+    scorer = {"rendered": _scorer(count, None)}
+    if tasks - {"understand", CHOOSE}:
+        scorer["tokenized"] = _scorer(count, through_tokenizer(model, processor))
+    responses = [sample for name, own in scored.items() if name != CHOOSE for sample in own]
+    return ShapesReport(responses, scorer, settings, choices_report(scored[CHOOSE]) if CHOOSE in scored else {})
 
 
 def _scorer(scenes: int, transform: Callable[[Image.Image], Image.Image] | None) -> dict[str, Any]:
@@ -110,38 +194,49 @@ def _scorer(scenes: int, transform: Callable[[Image.Image], Image.Image] | None)
 
 
 def evaluate_responses(
+    respond: Respond, *, batch_size: int = 64, show_progress: bool | None = None, **options: Any
+) -> list[ScoredSample]:
+    """Scores whatever `respond` makes of the samples; `options` are those of `response_jobs`."""
+    scored = score_jobs(response_jobs(respond, **options), batch_size=batch_size, show_progress=show_progress)
+    return [sample for own in scored.values() for sample in own]
+
+
+def response_jobs(
     respond: Respond,
     *,
     tasks: Sequence[str] = TASKS,
     samples: int = DEFAULT_SAMPLES,
     held_out: int | None = None,
     seed: int = DEFAULT_SEED,
-    batch_size: int = 64,
-    show_progress: bool | None = None,
     sizes: Sequence[tuple[int, int]] = SIZES,
-) -> list[ScoredSample]:
-    """Scores whatever `respond` makes of the samples, pictures of these `sizes`; see `evaluate_shapes`."""
+) -> list[ScoringJob]:
+    """What `evaluate_shapes` scores of the tasks, with pictures of these `sizes`."""
     check_samples(samples, tasks)
     held_out = samples // 2 if held_out is None else held_out
-    for name, value, least in (("held_out", held_out, 0), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, but got {value}.")
+    if held_out < 0:
+        raise ValueError(f"`held_out` must be at least 0, but got {held_out}.")
     counts = {SEEN: samples, HELD_OUT: held_out, SEEN_PLACED: held_out}
-    jobs = [(t, part, counts[part]) for t in tasks for part in PARTS if part != SEEN_PLACED or t == "generate"]
-    scored: list[ScoredSample] = []
-    # `disable=None` is tqdm's own "only on a terminal".
-    disable = None if show_progress is None else not show_progress
-    with logging.tqdm(total=sum(count for *_, count in jobs), unit="sample", disable=disable) as bar:
-        for task, part, count in jobs:
-            bar.set_description(task)
-            chosen = evaluation_samples(task, count, seed, part=part, sizes=SIZES if task == "understand" else sizes)
-            first_seed = seed + PARTS.index(part) * 1_000_000
-            for start in range(0, count, batch_size):
-                batch = chosen[start : start + batch_size]
-                outputs = respond(batch, first_seed + start)
-                scored += [_scored(sample, out, part) for sample, out in zip(batch, outputs, strict=True)]
-                bar.update(len(batch))
-    return scored
+    return [
+        _response_job(respond, task, part, counts[part], seed, SIZES if task == "understand" else sizes)
+        for task in tasks
+        for part in PARTS
+        if part != SEEN_PLACED or task == "generate"
+    ]
+
+
+def _response_job(
+    respond: Respond, task: str, part: str, count: int, seed: int, sizes: Sequence[tuple[int, int]]
+) -> ScoringJob:
+    # Made when they are needed: of a run that goes on, some parts are done.
+    chosen = functools.cache(lambda: evaluation_samples(task, count, seed, part=part, sizes=sizes))
+    first_seed = seed + PARTS.index(part) * 1_000_000
+
+    def score_batch(start: int, stop: int) -> list[ScoredSample]:
+        batch = chosen()[start:stop]
+        outputs = respond(batch, first_seed + start)
+        return [_scored(sample, out, part) for sample, out in zip(batch, outputs, strict=True)]
+
+    return ScoringJob(f"{task}-{part}", task, count, score_batch)
 
 
 def check_samples(samples: int, tasks: Sequence[str]) -> None:
