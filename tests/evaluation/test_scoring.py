@@ -188,9 +188,11 @@ def test_damaged_files_are_scored_anew_and_batches_may_be_others(go, whole):
     (folder / "scored" / "choose-000008.json").unlink()
     (folder / ".partial").mkdir()
     (folder / ".partial" / "0-1-x.json").write_bytes(b"half")
+    whole_ones = {name: was for name, was in scored_of(folder).items() if was[1] == before[name]}
     again = go(folder, batch_size=5, resume=True)
     expected["settings"]["batch_size"] = 5
     assert again == expected and not (folder / ".partial").exists()
+    assert len(whole_ones) == FILES - 3 and whole_ones.items() <= scored_of(folder).items()
     # What was missing of batches of 5: one sample of the first, and three of the second.
     assert len(json.loads(damaged.read_text())) == 1
     assert len(json.loads((folder / "scored" / "generate-seen-000005.json").read_text())) == 3
