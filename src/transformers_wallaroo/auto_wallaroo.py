@@ -294,12 +294,12 @@ class AutoCall:
             going = [place for place, task in enumerate(chosen) if task is not None]
             if self.processor is None or not going:
                 break
-            requests = [given["requests"][place].continued(self._as_message(new[place])) for place in going]
-            going = [at for at, request in enumerate(requests) if self._has_room(request)]
+            requests = {place: given["requests"][place].continued(self._as_message(new[place])) for place in going}
+            going = [place for place in going if self._has_room(requests[place])]
             if not going:
                 break
-            rows = [[row for row, task in zip(rows, chosen, strict=True) if task is not None][at] for at in going]
-            given = self.processor.prepare_auto([requests[at] for at in going]).to(self.model.execution_device)
+            rows = [rows[place] for place in going]
+            given = self.processor.prepare_auto([requests[place] for place in going]).to(self.model.execution_device)
         tasks = [next((part.task for part in parts if part.codes is not None), UNDERSTAND.name) for parts in answers]
         return WallarooAutoOutput(answers=answers, tasks=tasks)
 
