@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import platform
 import runpy
 import sys
 from pathlib import Path
@@ -576,15 +575,19 @@ def test_only_what_the_dead_left_is_removed(released):
     ended = multiprocessing.get_context("fork").Process(target=os.getpid)
     ended.start()
     ended.join()
-    machine, name, dead = platform.node(), released.output.name, ended.pid
+    machine, name, dead = writing._machine(), released.output.name, ended.pid
+    mine = f".{name}.{machine}-{os.getpid()}.abc.new"
+    writing._made.add(mine)
     kept = [
-        f".{name}.{machine}-{os.getpid()}.abc.new",
+        mine,
         f".{name}.{machine}-{os.getppid()}.abc.old",
         f".{name}.x{machine}-{dead}.abc.new",
         f".{name}.more.{machine}-{dead}.abc.new",
         f".{name}.mine",
     ]
-    for folder in (*kept, f".{name}.{machine}-{dead}.abc.new", f".{name}.{machine}-{dead}.abc.old"):
+    # A process before this one may have had its number.
+    left = [f".{name}.{machine}-{number}.abd.{kind}" for number in (dead, os.getpid()) for kind in ("new", "old")]
+    for folder in (*kept, *left):
         (released.output.parent / folder / "config").mkdir(parents=True)
     released.convert()
     assert {path.name for path in released.output.parent.iterdir()} == {name, *kept}

@@ -46,6 +46,20 @@ def test_values():
     assert found["inception_score"] == pytest.approx(4, abs=0.2) and found["inception_score_std"] < 0.3
 
 
+def test_the_order_of_batches_does_not_matter():
+    """Batches are of one size, and a run that was mended has late ones of early pictures."""
+    real, made = features_of(extractor, pictures(1, 100)), features_of(extractor, pictures(2, 60))
+    found = []
+    for order in (range(60), [*range(1, 60, 2), *range(0, 60, 2)]):
+        metric = Distances()
+        metric.add(real, real=True)
+        for places in torch.tensor(list(order)).split(7):
+            metric.add({"index": places, **{name: values[places] for name, values in made.items()}}, real=False)
+        found.append(metric.compute())
+    assert found[0]["inception_score"] == found[1]["inception_score"]
+    assert found[0]["inception_score_std"] == found[1]["inception_score_std"] > 0
+
+
 def test_the_same_pictures_have_no_distance():
     metric = Distances()
     for real in (True, False):

@@ -217,7 +217,7 @@ def test_a_run_goes_on_only_as_it_was_begun(go, whole, tmp_path, untrained_model
     nameless = copy.copy(untrained_model[0])
     nameless.name_or_path = ""
     with pytest.raises(ValueError, match="`output` needs a model that was loaded from a checkpoint"):
-        evaluate_shapes(nameless, untrained_model[1], output=tmp_path / "none", tasks=["choose"], samples=2)
+        evaluate_shapes(nameless, untrained_model[1], output=tmp_path / "none", tasks=["choose"], samples=12)
     assert not (tmp_path / "none").exists()
 
 
@@ -292,3 +292,26 @@ def test_the_command_goes_on_and_the_page_shows_it(untrained, tmp_path):
     (tmp_path / "run" / "run.json").write_text(json.dumps({**run_json(tmp_path / "run"), "complete": False}))
     [part] = save_report_page([tmp_path / "run"], tmp_path / "page.html")
     assert part.complete is False and "did not come to its end" in part.problems[0] and not part.rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
+        ({"tasks": ["choose"], "samples": 3}, "`samples` must be at least 12 for 'choose'"),
+        ({"tasks": ["chose"]}, r"`tasks` must be some of .*'choose', but got \['chose'\]"),
+    ],
+)
+def test_what_is_wrong_leaves_no_run_and_no_other_mode(go, untrained_model, tmp_path, options, message):
+    untrained_model[0].train()
+    try:
+        with pytest.raises(ValueError, match=message):
+            go(tmp_path / "run", **options)
+        assert not (tmp_path / "run").exists() and untrained_model[0].training
+    finally:
+        untrained_model[0].eval()
+
+
+def test_a_task_that_is_named_twice_is_scored_once(go, whole, tmp_path):
+    report = go(tmp_path / "run", tasks=["generate", "generate", "choose"])
+    assert contents(tmp_path / "run") == contents(whole[0]) and report == whole[1]

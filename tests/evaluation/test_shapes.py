@@ -276,7 +276,10 @@ def test_each_picture_has_its_own_seed_whatever_the_batch():
         ({"samples": 11, "tasks": ["generate"]}, "`samples` must be at least 12, .* kinds of 'generate'"),
         ({"held_out": -1}, "`held_out` must be at least 0, but got -1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
-        ({"tasks": ["draw"]}, r"`tasks` must be some of 'understand', 'generate', 'edit', but got \['draw'\]"),
+        (
+            {"tasks": ["draw"]},
+            r"`tasks` must be some of 'understand', 'generate', 'edit', 'choose', but got \['draw'\]",
+        ),
         ({"tasks": []}, "`tasks` must be some of"),
     ],
 )

@@ -119,3 +119,9 @@ def test_talks_of_the_shapes_world_are_what_the_collator_takes(processor):
             assert place >= 0, (index, wanted, text)
             text = text[place + len(wanted) :]
         assert len(encoded.seen) == len(sample["images"])
+
+
+def test_a_prompt_that_holds_the_placeholder_of_a_picture_is_no_decision(decide, samples):
+    """It stays what it is without decisions: a prompt."""
+    encoded = decide.encode({**samples[0], "prompt": "a tag <image> on a wall"})
+    assert encoded.task.name == "generate"

@@ -270,6 +270,17 @@ def test_another_sample_takes_the_place_and_all_are_counted(tmp_path, small_proc
     assert dict(zip(DROP_REASONS, batch["dropped"].tolist(), strict=True))["unreadable"] == counted
 
 
+def test_a_drawing_may_have_an_empty_column_of_sources(tmp_path):
+    """As a table has it that holds both tasks; of an edit it is a fault."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    row = {"prompt": "x", "image": "a.png", "source_image": None}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    found = open_source("generate", {"jsonl": {"path": str(tmp_path / "rows.jsonl")}}, 1)[0]
+    assert found["task"] == "generate" and found["image"].size == (32, 32)
+    with pytest.raises(DroppedSample, match="'source_image' must be one picture, but is 'None'"):
+        open_source("edit", {"jsonl": {"path": str(tmp_path / "rows.jsonl")}}, 1)[0]
+
+
 def test_above_the_limit_is_one_clear_error(tmp_path, caplog):
     entry = {**broken_folder(tmp_path / "pictures", 30, 30), "name": "mine", "max_dropped": 0.2}
     mixed = MixtureDataset({"generate": open_source("generate", entry, 1)}, {"generate": 1}, 200)

@@ -123,18 +123,30 @@ def whole_folder(output: str | os.PathLike, model_type: str) -> Iterator[Path]:
 
 def _beside(output: Path, kind: str) -> Path:
     """A new hidden folder beside `output`, whose name says which process of which machine it belongs to."""
-    owner = f"{platform.node()}-{os.getpid()}"
-    return Path(tempfile.mkdtemp(prefix=f".{output.name}.{owner}.", suffix=f".{kind}", dir=output.parent))
+    prefix = f".{output.name}.{_machine()}-{os.getpid()}."
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=f".{kind}", dir=output.parent))
+    _made.add(folder.name)
+    return folder
+
+
+# Names of the hidden folders of this process; one of its number that it has not made is of an earlier process.
+_made: set[str] = set()
+
+
+def _machine() -> str:
+    """This machine; of a container that has process numbers of its own, that too."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{platform.node()}.{namespace.stat().st_ino if namespace.exists() else 0}"
 
 
 def _remove_left(output: Path) -> None:
     """Removes what killed processes of this machine have left beside `output`. A result that one of them had just moved
     out of its way comes back."""
-    machine = re.escape(platform.node())
+    machine = re.escape(_machine())
     name = re.compile(rf"\.{re.escape(output.name)}\.{machine}-(\d+)\.\w+\.({NEW}|{OLD})")
     for path in sorted(output.parent.glob(f".{glob.escape(output.name)}.*")):
         found = name.fullmatch(path.name)
-        if found is None or _is_running(int(found[1])):
+        if found is None or path.name in _made or (int(found[1]) != os.getpid() and _is_running(int(found[1]))):
             continue
         if found[2] == OLD and not output.exists() and (path / output.name).is_dir():
             (path / output.name).rename(output)

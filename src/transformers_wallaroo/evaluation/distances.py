@@ -109,10 +109,12 @@ class Distances:
         self._new_distance, self._new_score = FrechetInceptionDistance, InceptionScore
         self.splits = splits
         self.counts = {True: 0, False: 0}
+        self._logits: dict[int, torch.Tensor] = {}
         self._metrics: tuple[Any, Any, Any] | None = None
 
     def add(self, features: Mapping[str, torch.Tensor], *, real: bool) -> None:
-        """What `features_of` gives; `real` for the pictures that are compared with."""
+        """What `features_of` gives; `real` for the pictures that are compared with. With an `index` `(batch,)` beside
+        it the order in which batches come does not matter to the Inception Score, which is of parts of the pictures."""
         pooled, spatial, logits = (features[name] for name in FEATURES)
         if self._metrics is None:
             # One process has all features; it must not wait for those of others, which have none.
@@ -120,11 +122,13 @@ class Distances:
             fid, sfid = (self._new_distance(feature=_AsGiven(each.shape[1]), **alone) for each in (pooled, spatial))
             score = self._new_score(feature=_AsGiven(logits.shape[1]), splits=self.splits, **alone)
             self._metrics = fid.set_dtype(torch.float64), sfid.set_dtype(torch.float64), score
-        fid, sfid, score = self._metrics
+        fid, sfid, _ = self._metrics
         fid.update(pooled, real=real)
         sfid.update(spatial, real=real)
         if not real:
-            score.update(logits)
+            first = self.counts[False]
+            places = features.get("index", torch.arange(first, first + len(logits))).tolist()
+            self._logits.update(zip(places, logits, strict=True))
         self.counts[real] += len(pooled)
 
     def compute(self) -> dict[str, float]:
@@ -136,6 +140,8 @@ class Distances:
             )
         assert self._metrics is not None
         fid, sfid, score = self._metrics
+        score.reset()
+        score.update(torch.stack([self._logits[place] for place in sorted(self._logits)]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the score deals pictures out to its splits
             mean, deviation = score.compute()

@@ -93,7 +93,7 @@ class MeasureStore:
         self.folder, self.partial = output / MEASURED, output / PARTIAL
 
     def files(self) -> list[Path]:
-        """In the order of the pictures."""
+        """In the order of their first pictures."""
         return sorted(self.folder.glob("*.safetensors"))
 
     def known(self) -> dict[int, int]:
@@ -114,7 +114,10 @@ class MeasureStore:
                 path.unlink()
 
     def add(self, indices: Sequence[int], tensors: Mapping[str, torch.Tensor]) -> None:
-        tensors = {INDEX: torch.tensor(indices), **{name: value.contiguous() for name, value in tensors.items()}}
+        tensors = {
+            INDEX: torch.tensor(indices),
+            **{name: value.contiguous().clone() for name, value in tensors.items()},
+        }
         assert all(len(value) == len(indices) for value in tensors.values())
         write_whole(self.folder / f"{indices[0]:08}.safetensors", save(tensors), partial=self.partial)
 
@@ -165,9 +168,9 @@ def measure_pictures(
         store.remove_damaged()
         _check_unchanged(output, pictures, store.known())
         # Of a run that was complete and is longer now, the report is of fewer pictures.
-        (output / REPORT).unlink(missing_ok=True)
         values = {**agreed, **noted, "files": len(pictures.wanted)}
         note_begin(output, before, batch_size=batch_size, processes=processes.count, device=device, **values)
+        (output / REPORT).unlink(missing_ok=True)
         return pictures.plan(batch_size)
 
     batches = processes.first_does(begin)[processes.rank :: processes.count]

@@ -231,7 +231,8 @@ def _numbers_of_vq(given: Pictures, folder: Path, codebook: int, distances: Dist
             rows[index] = {"path": given.names[index], "size": [height, width], "psnr": one, "ssim": other}
         if distances is not None:
             for name, real in ((BEFORE, True), (AFTER, False)):
-                distances.add({kind: batch[f"{name}_{kind}"] for kind in FEATURES}, real=real)
+                features = {kind: batch[f"{name}_{kind}"] for kind in FEATURES}
+                distances.add({**features, "index": batch["index"]}, real=real)
     ordered = [rows[index] for index in sorted(rows)]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
     write_whole(folder / ROWS, lines, partial=folder / PARTIAL)

@@ -1,9 +1,10 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """Evaluation on the shapes world: fresh samples of the three tasks, what a model makes of them, and the scores."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..shapes import KINDS, LANGUAGES, SIZES, TASKS, make_sample, score, scorer_
 from ..shapes.generation import HELD_OUT_KINDS
 from ..training.preview import make_images
 from .choices import CHOOSE, choices_job, choices_report
+from .choices import KINDS as CHOICES
 from .measuring import REPORT
 from .processes import Processes
 from .report import HELD_OUT, PARTS, SEEN, SEEN_PLACED, ScoredSample, ShapesReport
@@ -87,10 +89,10 @@ def evaluate_shapes(
         "generation": {**model.image_defaults, **generate_options},
         "versions": versions(),
     }
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
     jobs = _jobs(model, processor, settings, generate_options)
-    was_training = model.training
-    model.eval()
-    with Processes() as processes:
+    with _evaluating(model), Processes() as processes:
         folder = None if output is None else Path(output)
         if folder is not None:
             processes.first_does(lambda: _begin(folder, model, settings, jobs, processes.count, resume=resume))
@@ -105,9 +107,17 @@ def evaluate_shapes(
                 note_end(folder, [], seconds=seconds)
             return made
 
-        made = processes.first_does(report)
-    model.train(was_training)
-    return made
+        return processes.first_does(report)
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _tasks(model: Any, processor: Any, tasks: Sequence[str] | None) -> list[str]:
@@ -120,7 +130,7 @@ def _tasks(model: Any, processor: Any, tasks: Sequence[str] | None) -> list[str]
             "`tasks` has 'edit', but the checkpoint makes squares only (`row_ends=False`, stages 1 to 3a): it is not "
             f"trained to edit. Take {', '.join(map(repr, known))}."
         )
-    return [*(task for task in tasks if task != CHOOSE), *([CHOOSE] if CHOOSE in tasks else [])]
+    return [*(task for task in dict.fromkeys(tasks) if task != CHOOSE), *([CHOOSE] if CHOOSE in tasks else [])]
 
 
 def _jobs(
@@ -136,6 +146,13 @@ def _jobs(
             **{name: settings[name] for name in ("samples", "held_out", "seed")},
         )
     if CHOOSE in settings["tasks"]:
+        least = len(LANGUAGES) * len(CHOICES)
+        if settings["samples"] < least:
+            raise ValueError(
+                f"`samples` must be at least {least} for 'choose', one for each kind of request in each "
+                f"language, but got "
+                f"{settings['samples']}."
+            )
         jobs.append(choices_job(model, processor, samples=settings["samples"], seed=settings["seed"]))
     return jobs
 
@@ -161,8 +178,6 @@ def _begin(
     if before is not None:
         check_same(output, before, identity)
     ScoredStore(output).remove_damaged()
-    # Of a run that was complete and has more tasks now, the report is of fewer.
-    (output / REPORT).unlink(missing_ok=True)
     noted = {name: settings[name] for name in ("checkpoint", "parameters", "tasks")}
     note_begin(
         output,
@@ -174,6 +189,8 @@ def _begin(
         **noted,
         files=sum(job.count for job in jobs),
     )
+    # Of a run that was complete and has more tasks now, the report is of fewer.
+    (output / REPORT).unlink(missing_ok=True)
 
 
 def _report(
@@ -242,7 +259,8 @@ def _response_job(
 def check_samples(samples: int, tasks: Sequence[str]) -> None:
     """Raises a `ValueError` for unknown tasks, and for too few samples to score each kind in both languages."""
     if not tasks or not set(tasks) <= set(TASKS):
-        raise ValueError(f"`tasks` must be some of {', '.join(map(repr, TASKS))}, but got {list(tasks)!r}.")
+        known = ", ".join(map(repr, (*TASKS, CHOOSE)))
+        raise ValueError(f"`tasks` must be some of {known}, but got {list(tasks)!r}.")
     task = max(tasks, key=lambda task: len(KINDS[task]))
     least = len(LANGUAGES) * len(KINDS[task])
     if samples < least:

@@ -24,7 +24,7 @@ from ..prompts_wallaroo import (
     check_prompt,
     fill,
 )
-from .conversations import turns_of
+from .conversations import IMAGE_PLACEHOLDER, turns_of
 from .data.drops import DROP_REASONS, DroppedSample
 from .packing import EncodedSample, fill_rows, pack, pad
 
@@ -206,7 +206,7 @@ class WallarooDataCollator:
         [request] = processor.image_requests(
             task, [prompt], source, height=height, width=width, template=template, layout="training"
         )
-        if decides:
+        if decides and IMAGE_PLACEHOLDER not in prompt:  # which a conversation would take for a picture
             plain = torch.rand((), generator=generator).item() < 0.5
             said = prompt if plain else fill(template, prompt=prompt, target_w=request.width, target_h=request.height)
             return self._encode_decision(task, said, source, target)

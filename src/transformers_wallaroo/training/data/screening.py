@@ -249,7 +249,9 @@ def _check_fields(sample: Mapping[str, Any], place: str) -> None:
     _check_prompts(sample, place)
     for name in ("image", "source_image"):
         value = sample.get(name)
-        if isinstance(value, (list, tuple)) or (name in sample and value is None and "codes" not in sample):
+        is_empty = name in sample and value is None and "codes" not in sample
+        needed = name == "image" or sample["task"] == "edit"  # one table may hold both tasks
+        if isinstance(value, (list, tuple)) or (is_empty and needed):
             raise DroppedSample("mismatch", f"{place}: {name!r} must be one picture, but is {str(value)[:60]!r}.")
     for name in ("height", "width"):
         value = sample.get(name)
