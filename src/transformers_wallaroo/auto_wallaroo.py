@@ -113,6 +113,10 @@ class PictureMarks:
         """Where text stops."""
         return (*self.ends, *((self.start,) if self.draw is None else (self.draw, self.edit)))
 
+    def may_draw(self, has_picture: bool) -> bool:
+        """Whether a new picture can be meant: beside another only where the marks say which."""
+        return self.draw is not None or not has_picture
+
     def read(self, ids: torch.Tensor, *, can_edit: bool) -> tuple[torch.Tensor, str | None]:
         """Text `(length,)` without what ends it, and the task of the picture that is to come, if any.
 
@@ -318,8 +322,8 @@ class AutoCall:
             [may_make and row in set(given[f"{task.name}_prompts"].tolist()) for row in range(len(new))]
             for task in (GENERATE, EDIT)
         )
-        if self.marks.draw is None:  # then the picture that there is would be edited
-            can_draw = [can and not has for can, has in zip(can_draw, given["has_picture"].tolist(), strict=True)]
+        has_picture = given["has_picture"].tolist()
+        can_draw = [can and self.marks.may_draw(has) for can, has in zip(can_draw, has_picture, strict=True)]
         written = write_texts(
             self.model, given, can_draw, can_edit, marks=self.marks, seed=self.seed, **self.text_options
         )

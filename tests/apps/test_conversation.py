@@ -3,22 +3,10 @@
 
 import pytest
 
-from transformers_wallaroo.apps import Engine, read_picture_info
+from transformers_wallaroo.apps import read_picture_info
 from transformers_wallaroo.apps.conversation import talk
 from transformers_wallaroo.apps.page import Session
 from transformers_wallaroo.shapes import make_sample
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load()
-
-
-@pytest.fixture
-def session():
-    session = Session()
-    yield session
-    session.close()
 
 
 @pytest.fixture

@@ -8,25 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_wallaroo.apps import Engine, ImageJob, MadeImage, page, read_picture_info
-from transformers_wallaroo.apps.page import AS_SOURCE, CUSTOM, Form, Session
+from transformers_wallaroo.apps import ImageJob, MadeImage, page, read_picture_info
+from transformers_wallaroo.apps.page import AS_SOURCE, CUSTOM, Form
 from transformers_wallaroo.apps.page_examples import PROMPTS, make_examples
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.shapes import make_sample, score
 
 SMALL = {"size": "64x32", "random_seed": False}
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load()
-
-
-@pytest.fixture
-def session():
-    session = Session()
-    yield session
-    session.close()
 
 
 def test_sizes_are_the_checkpoints(engine):

@@ -7,19 +7,13 @@ import pytest
 from PIL import Image
 from transformers import LogitsProcessor
 
-from transformers_wallaroo.apps import Engine, ImageJob, MadeImage
+from transformers_wallaroo.apps import ImageJob, MadeImage
 from transformers_wallaroo.apps.chat import Chat
 from transformers_wallaroo.apps.conversation import talk
-from transformers_wallaroo.apps.page import Session
 from transformers_wallaroo.apps.pictures import picture_hash
 from transformers_wallaroo.auto_wallaroo import PictureMarks
 
 ASKED = [{"role": "user", "content": "a red circle"}]
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load()
 
 
 class Script(LogitsProcessor):
@@ -95,13 +89,6 @@ def test_names_of_sources(engine, marks):
 
 
 # ------------------------------------------------------------------ page and chat
-
-
-@pytest.fixture
-def session():
-    session = Session()
-    yield session
-    session.close()
 
 
 def slow_reply(*pieces, seconds=0.3):

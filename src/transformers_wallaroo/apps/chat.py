@@ -107,7 +107,7 @@ class Chat:
         answer: list[dict[str, Any]] = []
         options = {"picture": self._picture(), "make": self._make_one, **self.answering}
         stream = self.engine.reply([*self.messages, turn], **options)
-        new_line = failed = False
+        new_line = False
         try:
             for piece in stream:
                 if isinstance(piece, str):
@@ -120,11 +120,11 @@ class Chat:
                     new_line = False
                     yield self._keep(text, piece, answer)
         except Exception:
-            failed = True  # and the conversation is as before
+            answer.clear()  # the conversation is as before
             raise
         finally:
             stream.close()  # type: ignore[attr-defined]
-            if answer and not failed:
+            if answer:
                 self._remember(turn, answer)
         if new_line or not answer:
             yield Said("\n", is_answer=True)

@@ -241,7 +241,7 @@ class Engine:
             can_draw, can_edit = (
                 number < max_pictures and self.processor.can_make(request, task) for task in (GENERATE, EDIT)
             )
-            can_draw = can_draw and (marks.draw is not None or not request.pictures)
+            can_draw = can_draw and marks.may_draw(bool(request.pictures))
             inputs = self.processor.prepare_answers([request]).to(self.model.execution_device)
             of_text = {
                 "max_new_tokens": max_new_tokens,

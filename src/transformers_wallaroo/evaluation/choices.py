@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..auto_wallaroo import write_texts
+from ..auto_wallaroo import PictureMarks, write_texts
 from ..conversations_wallaroo import AutoRequest
 from ..shapes import LANGUAGES, SIZES, Scene, Turn, make_sample, render
 from .report import SEEN, ScoredSample, summarize
@@ -97,7 +97,7 @@ def choose(model: Any, processor: Any, requests: Sequence[AutoRequest]) -> list[
     inputs = processor.prepare_answers(requests).to(model.execution_device)
     has_picture = [bool(request.pictures) for request in requests]
     options: dict[str, Any] = {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
-    can_draw = [model.config.decides_edits or not has for has in has_picture]
+    can_draw = [PictureMarks.of(model).may_draw(has) for has in has_picture]
     written = write_texts(model, inputs, can_draw, has_picture, **options)
     return [task or "understand" for _, task in written]
 
