@@ -1,7 +1,7 @@
 # Copyright 2026 The transformers-wallaroo authors. Licensed under the Apache License, Version 2.0.
 """The processor's part of `task="auto"`: the prompts of all that the model may choose, and its answers read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,17 @@ from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProce
 
 from .conversations_wallaroo import PICTURE_OPTIONS, AutoRequest
 from .image_grid_wallaroo import AUTO, EDIT, GENERATE, ImageTask
-from .prompts_wallaroo import RESERVED
-
-
-class TooLongError(ValueError):
-    """A prompt or sample of more tokens than the limit."""
-
+from .prompts_wallaroo import RESERVED, TooLongError
 
 # What pipelines and chat templates add to every call; image prompts are always padded, and never truncated.
 PASSED_OVER = ("add_special_tokens", "padding", "padding_side", "return_mm_token_type_ids", "truncation")
+
+
+def refuse_unknown(task: str, given: Mapping[str, Any]) -> None:
+    """Raises for arguments that a task does not take."""
+    unknown = [name for name, value in given.items() if value is not None and name not in PASSED_OVER]
+    if unknown:
+        raise ValueError(f"The task {task!r} takes no {', '.join(f'`{name}`' for name in unknown)}.")
 
 
 class AutoPrompts(Qwen2_5_VLProcessor):
@@ -56,9 +58,7 @@ class AutoPrompts(Qwen2_5_VLProcessor):
                 "The task 'auto' needs a checkpoint that draws and edits (stage 3b or later), but this one makes "
                 "squares only (`row_ends=False`). Name the task."
             )
-        unknown = [name for name, value in kwargs.items() if value is not None and name not in PASSED_OVER]
-        if unknown:
-            raise ValueError(f"The task 'auto' takes no {', '.join(f'`{name}`' for name in unknown)}.")
+        refuse_unknown(AUTO.name, kwargs)
         data = self.prepare_answers(requests, return_tensors=return_tensors)
         noted: dict[str, Any] = {
             "task_ids": np.full(len(requests), AUTO.index),
@@ -110,11 +110,7 @@ class AutoPrompts(Qwen2_5_VLProcessor):
         pictures = [request.pictures for request in requests]
         return self._understand(pictures if any(pictures) else None, rendered, None, return_tensors, {})
 
-    def _auto_template(self, conversation, kwargs) -> BatchFeature:
-        if not kwargs.pop("tokenize", True):
-            raise ValueError("`tokenize` must be True for the task 'auto': its prompts are more than text.")
-        for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
-            kwargs.pop(name, None)
+    def _auto_template(self, conversations, kwargs) -> BatchFeature:
         self._refuse_for_auto(
             **{
                 name: kwargs.pop(name, None)
@@ -122,10 +118,7 @@ class AutoPrompts(Qwen2_5_VLProcessor):
             }
         )
         options = {name: kwargs.pop(name, None) for name in PICTURE_OPTIONS}
-        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        return self._auto(
-            conversation if batched else [conversation], options, kwargs.pop("return_tensors", None), kwargs
-        )
+        return self._auto(conversations, options, kwargs.pop("return_tensors", None), kwargs)
 
     def post_process_auto(self, outputs: Any) -> list[list[str | Image.Image]]:
         """The answers of `generate(task="auto")`, each a list of texts and pictures in their order."""
@@ -138,4 +131,4 @@ class AutoPrompts(Qwen2_5_VLProcessor):
         return self.tokenizer.decode(part.ids, skip_special_tokens=True).strip()
 
 
-__all__ = ["PASSED_OVER", "AutoPrompts", "TooLongError"]
+__all__ = ["AutoPrompts", "refuse_unknown"]

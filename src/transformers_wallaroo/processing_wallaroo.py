@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import is_torchvision_available
 
-from .auto_processing_wallaroo import PASSED_OVER, AutoPrompts, TooLongError
+from .auto_processing_wallaroo import AutoPrompts, refuse_unknown
 from .conversations_wallaroo import PICTURE_OPTIONS, parts_of
 from .image_grid_wallaroo import (
     AUTO,
@@ -41,6 +41,7 @@ from .prompts_wallaroo import (
     TURN_START,
     VISION_END,
     VISION_START,
+    TooLongError,
     check_prompt,
     check_template,
     fill,
@@ -254,9 +255,7 @@ class WallarooProcessor(AutoPrompts):
                 if value is not None:
                     raise ValueError(f"`{name}` is for images to be made: the tasks 'generate' and 'edit'.")
             return self._understand(images, text, videos, return_tensors, kwargs)
-        unknown = [name for name, value in kwargs.items() if value is not None and name not in PASSED_OVER]
-        if unknown:
-            raise ValueError(f"The task {resolved.name!r} takes no {', '.join(f'`{name}`' for name in unknown)}.")
+        refuse_unknown(resolved.name, kwargs)
         if videos is not None:
             raise ValueError(f"`videos` is not for the task {resolved.name!r}, only for 'understand'.")
         prompts = self._texts(text)
@@ -602,9 +601,8 @@ class WallarooProcessor(AutoPrompts):
         the part says `"edit"`), and it may end in the answer so far."""
         inner = dict(kwargs.get("processor_kwargs") or {})
         task = kwargs.pop("task", None) or inner.pop("task", None)
-        if task == AUTO.name:
-            return self._auto_template(conversation, {"chat_template": chat_template, **inner, **kwargs})
-        if task is None or not isinstance(get_task(task), ImageTask):
+        is_auto = task == AUTO.name
+        if not is_auto and (task is None or not isinstance(get_task(task), ImageTask)):
             if inner or "processor_kwargs" in kwargs:
                 kwargs["processor_kwargs"] = inner
             return super().apply_chat_template(conversation, chat_template, **kwargs)
@@ -613,7 +611,10 @@ class WallarooProcessor(AutoPrompts):
         for name in ("add_generation_prompt", "continue_final_message", "return_dict", "processor_kwargs"):
             kwargs.pop(name, None)
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        parsed = [self._single_request(messages, task) for messages in (conversation if batched else [conversation])]
+        conversations = conversation if batched else [conversation]
+        if is_auto:
+            return self._auto_template(conversations, {"chat_template": chat_template, **inner, **kwargs})
+        parsed = [self._single_request(messages, task) for messages in conversations]
         prompts, images = [prompt for prompt, _ in parsed], [pictures for _, pictures in parsed]
         return self(text=prompts, images=images, task=task, **{**inner, **kwargs})
 

@@ -94,6 +94,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
     },
 }
 # Chinese characters, and text between quotation marks of either language.
+# Where a picture stands in the text of a conversation to learn from, as LLaVA has it.
+IMAGE_PLACEHOLDER = "<image>"
 # What a prompt may not hold, for the layouts place it.
 RESERVED = (*MARKS, IMAGE_PAD, "<|video_pad|>", VISION_START, VISION_END, TURN_START, TURN_END, END_OF_TEXT)
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -106,6 +108,10 @@ PICTURE_MARKS: dict[str, str] = {
 }
 # What stands between an image being made and the end of its turn.
 IMAGE_TURN_TAIL = f"{GENERATE_END}{TURN_END}\n"
+
+
+class TooLongError(ValueError):
+    """A prompt or sample of more tokens than the limit."""
 
 
 def language_of(prompt: str) -> str:
@@ -147,6 +153,6 @@ def check_prompt(prompt: str, name: str = "text") -> str:
     return prompt
 
 
-def insert_images(text: str, placeholder: str = "<image>") -> str:
+def insert_images(text: str, placeholder: str = IMAGE_PLACEHOLDER) -> str:
     """Puts the vision block where `<image>` stands, with one neighbouring newline on each side taken away."""
     return re.sub(rf"\n?{re.escape(placeholder)}\n?", lambda _: VISION_BLOCK, text)

@@ -11,6 +11,7 @@ import torch
 
 from ..auto_wallaroo import PictureMarks, write_texts
 from ..conversations_wallaroo import AutoRequest
+from ..prompts_wallaroo import IMAGE_PLACEHOLDER
 from ..shapes import LANGUAGES, SIZES, Scene, Turn, make_sample, render
 from .report import SEEN, ScoredSample, summarize
 from .scoring import ScoringJob, score_jobs
@@ -125,7 +126,7 @@ def _turns_of(sample: dict[str, Any]) -> Iterator[tuple[AutoRequest, Turn, str, 
     before: str | None = None
     for turn, said in zip(sample["meta"]["turns"], sample["messages"][::2], strict=True):
         shown = [] if turn.shown is None else [{"type": "image", "image": render(turn.shown)}]
-        text = {"type": "text", "text": said["content"].removeprefix("<image>")}
+        text = {"type": "text", "text": said["content"].removeprefix(IMAGE_PLACEHOLDER)}
         messages = [*messages, {"role": "user", "content": [*shown, text]}]
         before = "shown" if shown else before
         kind = {

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..prompts_wallaroo import PICTURE_MARKS
+from ..prompts_wallaroo import IMAGE_PLACEHOLDER, PICTURE_MARKS
 from . import dialogue, editing, generation, understanding
 from .draw import Draw
 from .language import LANGUAGES, as_typed, get_language
@@ -100,7 +100,7 @@ def _type(fields: dict[str, Any], rng: random.Random, code: str) -> None:
         fields["prompt"] = as_typed(rng, fields["prompt"], code)
     for message in fields.get("messages", ()):
         if message["role"] == "user":
-            before, placeholder, said = message["content"].rpartition("<image>")
+            before, placeholder, said = message["content"].rpartition(IMAGE_PLACEHOLDER)
             message["content"] = before + placeholder + as_typed(rng, said, code)
 
 
@@ -181,8 +181,8 @@ def _dialogue(draw: Draw) -> dict[str, Any] | None:
     messages, images = [], []
     for turn in turns:
         images += [render(scene) for scene in (turn.shown, turn.answer) if isinstance(scene, Scene)]
-        messages.append({"role": "user", "content": "<image>" * (turn.shown is not None) + turn.text})
-        answer = f"{PICTURE_MARKS[turn.task]}<image>" if isinstance(turn.answer, Scene) else turn.answer
+        messages.append({"role": "user", "content": IMAGE_PLACEHOLDER * (turn.shown is not None) + turn.text})
+        answer = f"{PICTURE_MARKS[turn.task]}{IMAGE_PLACEHOLDER}" if isinstance(turn.answer, Scene) else turn.answer
         messages.append({"role": "assistant", "content": answer})
     return {"messages": messages, "images": images, "meta": {"turns": turns}}
 

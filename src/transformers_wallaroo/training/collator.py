@@ -10,10 +10,11 @@ import torch
 from ..image_grid_wallaroo import TASKS, UNDERSTAND, ImageTask, get_task
 from ..image_processing_wallaroo import to_rgb
 from ..modeling_wallaroo import IGNORE_INDEX
-from ..processing_wallaroo import ImageRequest, TooLongError, WallarooProcessor
+from ..processing_wallaroo import ImageRequest, WallarooProcessor
 from ..prompts_wallaroo import (
     CODE_PAD,
     IMAGE_PAD,
+    IMAGE_PLACEHOLDER,
     PICTURE_MARKS,
     SYSTEM_PROMPT,
     TURN_END,
@@ -21,10 +22,11 @@ from ..prompts_wallaroo import (
     VISION_BLOCK,
     VISION_END,
     VISION_START,
+    TooLongError,
     check_prompt,
     fill,
 )
-from .conversations import IMAGE_PLACEHOLDER, turns_of
+from .conversations import turns_of
 from .data.drops import DROP_REASONS, DroppedSample
 from .packing import EncodedSample, fill_rows, pack, pad
 

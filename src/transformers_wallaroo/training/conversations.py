@@ -7,7 +7,6 @@ from typing import Any
 from ..conversations_wallaroo import PICTURE_KEYS
 from ..prompts_wallaroo import SYSTEM_PROMPT, VISION_BLOCK, insert_images
 
-IMAGE_PLACEHOLDER = "<image>"
 # What LLaVA-style conversations call the speakers.
 ROLES = {"human": "user", "gpt": "assistant"}
 

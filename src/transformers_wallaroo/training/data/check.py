@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ...image_grid_wallaroo import TokenType
 from ...processing_wallaroo import WallarooProcessor
+from ...prompts_wallaroo import IMAGE_PLACEHOLDER
 from ..collator import WallarooDataCollator
 from ..conversations import turns_of
 from ..mixture import MOST_UNWANTED, mix, whole_ratio, with_one_prompt
@@ -213,7 +214,7 @@ def _add(check: SourceCheck, source: Any, index: int, collator: WallarooDataColl
             thumbnail = picture.copy()
             thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
             shown.append(thumbnail)
-        text = text_of(sample).replace("<image>", "").replace("\n", " ")
+        text = text_of(sample).replace(IMAGE_PLACEHOLDER, "").replace("\n", " ")
         # The font of the sheet has no other letters.
         check.shown.append((text if re.search("[A-Za-z]", text) else f"({len(text)} characters, not Latin)", shown))
 
@@ -222,7 +223,7 @@ def _pictures(sample: Mapping[str, Any]) -> list[Image.Image]:
     """The pictures of a sample: source before image, or those of its conversation."""
     found = [sample.get("source_image"), sample.get("image"), *(sample.get("images") or [])]
     if sample["task"] == "understand" and not any(isinstance(picture, Image.Image) for picture in found):
-        found = turns_of(sample, 0)[1] if "<image>" not in text_of(sample) else []
+        found = turns_of(sample, 0)[1] if IMAGE_PLACEHOLDER not in text_of(sample) else []
     return [picture for picture in found if isinstance(picture, Image.Image)]
 
 

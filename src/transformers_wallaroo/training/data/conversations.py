@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...prompts_wallaroo import IMAGE_PLACEHOLDER
 from ..conversations import ROLES
 from .drops import DroppedSample
 from .layouts import RowSamples, tasks_only
@@ -12,7 +13,7 @@ from .pictures import PictureFinder
 from .rows import JsonRows, field, first_field, open_rows
 from .videos import read_frames
 
-IMAGE, VIDEO = "<image>", "<video>"
+IMAGE, VIDEO = IMAGE_PLACEHOLDER, "<video>"
 PICTURES, VIDEOS = ("image", "images"), ("video", "videos")
 SPEAKERS = ("system", "user", "assistant")
 
