@@ -1,6 +1,8 @@
 """Requests for images that tests of decoding share."""
 
-from reference import images
+import torch
+
+from reference import GUIDED_LOGITS, assert_close, images
 
 PROMPTS = ["a red fox", "two blue cubes on a table under the window", "一只猫"]
 SIZES = [(32, 48), (64, 32), (48, 48)]
@@ -24,6 +26,14 @@ def prepare(processor, task, indices, **kwargs):
 
 def run(model, inputs, **kwargs):
     return model.generate(**inputs, return_dict_in_generate=True, output_logits=True, **kwargs)
+
+
+def assert_same(one, other):
+    """Codes are equal, and logits but for rounding."""
+    for index, (codes, others) in enumerate(zip(one.codes, other.codes, strict=True)):
+        assert torch.equal(codes, others)
+        for step in range(codes.numel()):
+            assert_close(one.logits[step][index], other.logits[step][index], GUIDED_LOGITS)
 
 
 class Recorder:

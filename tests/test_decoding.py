@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from transformers import AutoModel
 
 from transformers_wallaroo import decoding_wallaroo
@@ -11,13 +12,15 @@ from transformers_wallaroo.decoding_wallaroo import (
     attention_mask,
     fuse,
     layer_weights,
+    linear,
+    normalize,
     rotary_table,
     why_not_lean,
 )
 from transformers_wallaroo.image_grid_wallaroo import EDIT, GENERATE
 
-from drawing import PROMPTS, SIZES, SOURCES, TASKS, prepare, run
-from reference import GUIDED_LOGITS, assert_close, images, record_forwards
+from drawing import PROMPTS, SIZES, SOURCES, TASKS, assert_same, prepare, run
+from reference import images, record_forwards
 
 LEAN = ("static", "compiled")
 BATCHES = [[0], [0, 1, 2], [2, 2]]
@@ -40,14 +43,6 @@ def compiling(monkeypatch):
     torch._dynamo.reset()
 
 
-def assert_same(one, other):
-    """Codes are equal, and logits but for rounding."""
-    for index, (codes, others) in enumerate(zip(one.codes, other.codes, strict=True)):
-        assert torch.equal(codes, others)
-        for step in range(codes.numel()):
-            assert_close(one.logits[step][index], other.logits[step][index], GUIDED_LOGITS)
-
-
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.parametrize("indices", BATCHES)
@@ -59,7 +54,8 @@ def test_the_lean_step_equals_transformers_forward(model, processor, task, guida
         assert_same(run(model, inputs, guidance_scale=guidance_scale, decoder="static", **sampling), plain)
 
 
-@pytest.mark.parametrize("task, guidance_scale", [("generate", 3.0), ("edit", 1.0)])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.usefixtures("compiling")
 def test_the_compiled_step_equals_transformers_forward(model, processor, task, guidance_scale):
     inputs = prepare(processor, task, [0, 1, 2])
@@ -288,6 +284,23 @@ def test_rotary_table_is_that_of_the_model(model):
     half = sin.shape[-1] // 2
     assert torch.equal(sin[:, half:], expected_sin.reshape(-1, 7, sin.shape[-1])[0][:, half:])
     assert torch.equal(sin[:, :half], -sin[:, half:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_positions", [1, 2, 7, 8, 33])
+def test_small_products_and_norms_are_torchs_own(dtype, num_positions):
+    """On either side of the limits at which a CPU gets the weights as the left factor."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        torch.randn(*shape, generator=generator).to(dtype) for shape in ((num_positions, 48), (64, 48), (64,))
+    )
+    for given in (bias, None):
+        torch.testing.assert_close(linear(hidden, weight, given), F.linear(hidden, weight, given))
+    scale = 1 + torch.rand(48, generator=generator).to(dtype)
+    expected = F.rms_norm(hidden.float(), (48,), scale.float(), 1e-6).to(dtype)
+    torch.testing.assert_close(normalize(hidden, scale, 1e-6), expected)
+    zeros = torch.zeros_like(hidden)
+    assert torch.equal(normalize(zeros, scale, 1e-6), zeros)
 
 
 class TestTheChoice:

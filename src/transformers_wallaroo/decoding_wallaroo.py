@@ -5,7 +5,7 @@ import functools
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,8 +19,11 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VLRMSNorm,
     Qwen2MLP,
 )
+from transformers.utils import logging
 
 from .image_grid_wallaroo import ImageTask
+
+logger = logging.get_logger(__name__)
 
 # How a step may be computed, see `make_decoder`.
 DECODERS = ("plain", "static", "graphs", "compiled")
@@ -158,29 +161,39 @@ class TaskGroups(NamedTuple):
 
     Attributes:
         tasks: each once.
+        heads: for each task what predicts its codes.
         tables: for each task the embeddings of all codes, where `model.optimize()` has made them.
         images: the indices of each task's images; none where there is one task.
         order (`torch.LongTensor`, *optional*): puts what was computed task by task back into the order of the images.
     """
 
     tasks: tuple[ImageTask, ...]
+    heads: tuple[Callable[[torch.Tensor], torch.Tensor], ...]
     tables: tuple[torch.Tensor | None, ...]
     images: tuple[torch.Tensor, ...] = ()
     order: torch.Tensor | None = None
 
     @classmethod
-    def of(
-        cls, tasks: Sequence[ImageTask], model, known: Mapping[str, torch.Tensor | None] | None = None
-    ) -> "TaskGroups":
-        """The groups of images of these tasks, with the tables that are known of them by the tasks' names."""
-        device = model.execution_device
+    def of(cls, tasks: Sequence[ImageTask], model) -> "TaskGroups":
+        """The groups of images of these tasks, by the model's own modules."""
         distinct = tuple({task.name: task for task in tasks}.values())
-        tables = tuple((known or {}).get(task.name) for task in distinct)
-        if len(distinct) == 1:
-            return cls(distinct, tables)
-        indices = [[at for at, other in enumerate(tasks) if other.name == task.name] for task in distinct]
+        groups = cls(distinct, tuple(model.head_of(task) for task in distinct), (None,) * len(distinct))
+        return groups.only(tasks, model.execution_device)
+
+    def only(self, tasks: Sequence[ImageTask], device: torch.device) -> "TaskGroups":
+        """The same for images of these tasks."""
+        names = [task.name for task in tasks]
+        kept = [at for at, task in enumerate(self.tasks) if task.name in names]
+        groups = TaskGroups(
+            tuple(self.tasks[at] for at in kept),
+            tuple(self.heads[at] for at in kept),
+            tuple(self.tables[at] for at in kept),
+        )
+        if len(kept) == 1:
+            return groups
+        indices = [[at for at, name in enumerate(names) if name == task.name] for task in groups.tasks]
         order = torch.tensor([at for group in indices for at in group], device=device).argsort()
-        return cls(distinct, tables, tuple(torch.tensor(group, device=device) for group in indices), order)
+        return groups._replace(images=tuple(torch.tensor(group, device=device) for group in indices), order=order)
 
 
 def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
@@ -192,16 +205,16 @@ def embed_codes(model, groups: TaskGroups, codes: torch.Tensor) -> torch.Tensor:
     return parts[0] if groups.order is None else torch.cat(parts)[groups.order.to(parts[0].device)]
 
 
-def predict(model, groups: TaskGroups, hidden: torch.Tensor, guidance: Guidance) -> torch.Tensor:
+def predict(groups: TaskGroups, hidden: torch.Tensor, guidance: Guidance) -> torch.Tensor:
     """Logits `(num_images, ..., num_embeddings)`, float32 and guided, of hidden states `(num_rows, ..., hidden_size)`,
     each by its task's head."""
     branches = hidden.unflatten(0, (guidance.num_branches(), -1))
     if groups.order is None:
-        logits = model.head_of(groups.tasks[0])(branches).float()
+        logits = groups.heads[0](branches).float()
     else:
         parts = [
-            model.head_of(task)(branches[:, images.to(branches.device)]).float()
-            for task, images in zip(groups.tasks, groups.images, strict=True)
+            head(branches[:, images.to(branches.device)]).float()
+            for head, images in zip(groups.heads, groups.images, strict=True)
         ]
         logits = torch.cat(parts, dim=1)[:, groups.order.to(parts[0].device)]
     return guidance.apply(logits)
@@ -239,7 +252,7 @@ class PlainDecoder:
             hidden, positions = hidden[rows.to(hidden.device)], positions[:, rows]
             self.mask = None if self.mask is None else self.mask[rows]
         self.next_position = positions.amax(dim=(0, 2)) + 1
-        return predict(self.model, self.groups, hidden, self.guidance)
+        return predict(self.groups, hidden, self.guidance)
 
     def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits.
@@ -261,7 +274,7 @@ class PlainDecoder:
         self.next_position = last + 1
         if self.mask is not None:
             self.mask = torch.cat([self.mask, real.to(self.mask)], dim=1)
-        return predict(self.model, self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance)
+        return predict(self.groups, self._forward(embeds, positions.expand(3, -1, -1)), self.guidance)
 
     def _forward(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         if self.cache is None:
@@ -292,6 +305,17 @@ def read(model, embeds, mask, positions, cache) -> torch.Tensor:
 
 # Weight and bias of a linear layer, or the module where it is more than that (quantised, with LoRA).
 Projection = tuple[torch.Tensor, torch.Tensor | None] | nn.Module
+
+
+class LeanHead(NamedTuple):
+    """An image head of two layers whose weights are called by the lean step itself."""
+
+    fc1: Projection
+    fc2: Projection
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        positions = hidden.flatten(0, -2)
+        return project(self.fc2, F.gelu(project(self.fc1, positions))).unflatten(0, hidden.shape[:-1])
 
 
 class LayerWeights(NamedTuple):
@@ -339,20 +363,41 @@ class Parts(NamedTuple):
         config = model.config.text_config
         dim = config.hidden_size // config.num_attention_heads
         heads = Heads(config.num_attention_heads, config.num_key_value_heads, dim, config.rms_norm_eps)
-        tables = {task.name: model.model.code_table(task) for task in {task.name: task for task in tasks}.values()}
-        groups = TaskGroups.of(tasks, model, tables)
+        groups = TaskGroups.of(tasks, model)
+        groups = groups._replace(
+            heads=tuple(map(_lean_head, groups.heads)), tables=tuple(map(model.model.code_table, groups.tasks))
+        )
         return cls(model, layer_weights(model), model.model.language_model.norm.weight, heads, groups, guidance)
 
     def only(self, tasks: Sequence[ImageTask]) -> "Parts":
         """The same for some of the images, those of these tasks."""
-        known = dict(zip((task.name for task in self.groups.tasks), self.groups.tables, strict=True))
-        return self._replace(groups=TaskGroups.of(tasks, self.model, known))
+        return self._replace(groups=self.groups.only(tasks, self.norm.device))
 
 
-def project(projections: Sequence[Projection], hidden: torch.Tensor) -> torch.Tensor:
-    """What the projections make of `hidden`, side by side."""
-    parts = [F.linear(hidden, *each) if isinstance(each, tuple) else each(hidden) for each in projections]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`weight @ hidden.T + bias`, transposed, of a few positions `(num_positions, in_features)`.
+
+    With so few of them it is the weights that take the time, and on a CPU the libraries read them faster where they are
+    the left factor: in bf16 always, in float32 from eight positions on (docs/decisions.md).
+    """
+    weights_left = hidden.device.type == "cpu" and (hidden.dtype == torch.bfloat16 or hidden.shape[0] >= 8)
+    if not weights_left or type(weight) not in (torch.Tensor, nn.Parameter):
+        return F.linear(hidden, weight, bias)
+    return (weight @ hidden.t() if bias is None else torch.addmm(bias[:, None], weight, hidden.t())).t()
+
+
+def project(projection: Projection, hidden: torch.Tensor) -> torch.Tensor:
+    """What a projection makes of `hidden`, `(num_positions, in_features)`."""
+    return linear(hidden, *projection) if isinstance(projection, tuple) else projection(hidden)
+
+
+def normalize(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMS norm of `(num_positions, hidden_size)`. In float32 on a CPU torch's own is eight small operations, and these
+    are five."""
+    if hidden.device.type != "cpu" or hidden.dtype != torch.float32 or torch.compiler.is_compiling():
+        return F.rms_norm(hidden, hidden.shape[-1:], weight, eps)
+    length = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    return (hidden / length.square_().div_(hidden.shape[-1]).add_(eps).sqrt_()).mul_(weight)
 
 
 def run_layers(
@@ -382,9 +427,11 @@ def run_layers(
     cos, sin = rotary
     num_slots = state.keys[0].shape[1]
     flat = (slots + torch.arange(rows, device=slots.device)[:, None] * num_slots).flatten()
+    hidden = hidden.flatten(0, 1)
     for layer, key_cache, value_cache in zip(parts.layers, state.keys, state.values, strict=True):
-        states = F.rms_norm(hidden, (width,), layer.input_norm, heads.eps)
-        states = project(layer.qkv, states).view(rows, new, -1, heads.dim)
+        states = normalize(hidden, layer.input_norm, heads.eps)
+        qkv = [project(each, states) for each in layer.qkv]
+        states = (qkv[0] if len(qkv) == 1 else torch.cat(qkv, dim=-1)).contiguous().view(rows, new, -1, heads.dim)
         turned, value = states.split((heads.query + heads.key_value, heads.key_value), dim=2)
         # Rotary positions: the halves change places, the sign of the first is in `sin`.
         turned = torch.addcmul(turned * cos, turned.roll(heads.dim // 2, -1), sin)
@@ -400,12 +447,13 @@ def run_layers(
             attn_mask=mask,
             scale=heads.dim**-0.5,
         )
-        states = states.unflatten(2, (new, group)).transpose(1, 2).flatten(2)
-        hidden = hidden + project((layer.out,), states)
-        states = F.rms_norm(hidden, (width,), layer.post_norm, heads.eps)
-        gate, up = project(layer.gate_up, states).chunk(2, dim=-1)
-        hidden = hidden + project((layer.down,), F.silu(gate) * up)
-    return F.rms_norm(hidden, (width,), parts.norm, heads.eps)
+        states = states.unflatten(2, (new, group)).transpose(1, 2).reshape(rows * new, -1)
+        hidden = hidden + project(layer.out, states)
+        states = normalize(hidden, layer.post_norm, heads.eps)
+        gate_up = [project(each, states) for each in layer.gate_up]
+        gate, up = gate_up if len(gate_up) == 2 else gate_up[0].chunk(2, dim=-1)
+        hidden = hidden + project(layer.down, F.silu(gate) * up)
+    return normalize(hidden, parts.norm, heads.eps).view(rows, new, width)
 
 
 def attention_mask(
@@ -474,6 +522,15 @@ def why_not_lean(model) -> str | None:
 def _is_plain(module: Any) -> bool:
     """Whether a linear layer is its weight and bias and no more. A quantised weight is a tensor of its own class."""
     return type(module).forward is nn.Linear.forward and not has_hooks(module)
+
+
+def _lean_head(head: Any) -> Any:
+    """The head as its weights, or itself where it is more than two linear layers (LoRA, a hook, a linear probe)."""
+    layers: list[Any] = [getattr(head, name, None) for name in ("fc1", "fc2")]
+    plain = isinstance(getattr(head, "activation", None), nn.GELU) and all(map(_is_plain, layers))
+    if not plain or has_hooks(head) or has_hooks(head.activation):
+        return head
+    return LeanHead(*(_projections((layer,))[0] for layer in layers))
 
 
 def _qkv(layer: Any) -> tuple[nn.Linear, ...]:
@@ -623,7 +680,7 @@ def decode_step(
     hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
-    return predict(parts.model, parts.groups, hidden[:, -1], parts.guidance)
+    return predict(parts.groups, hidden[:, -1], parts.guidance)
 
 
 def decode_window(
@@ -674,7 +731,7 @@ def decode_window(
         is_last = (numbers + 1) % widths[:, None] == 0
         after = torch.where(is_last & fed, new + rows - rows[:, :1], after)
     hidden = hidden.gather(1, after.repeat(branches, 1)[..., None].expand(-1, -1, hidden.shape[-1]))
-    return predict(parts.model, parts.groups, hidden, parts.guidance)
+    return predict(parts.groups, hidden, parts.guidance)
 
 
 class StaticDecoder:
@@ -740,7 +797,7 @@ class StaticDecoder:
         self.window = torch.arange(num_slots, device=device)
         after = [self.plan.row_end_after(code) for code in range(self.plan.num_codes)]
         self.ends = torch.tensor([[end is True for end in ends] for ends in after], device=device)
-        return predict(model, self.parts.groups, hidden, self.parts.guidance)
+        return predict(self.parts.groups, hidden, self.parts.guidance)
 
     def advance(self, codes: torch.Tensor, row_ends: list[bool | None]) -> torch.Tensor:
         """Feeds the codes just sampled, each with its row end where one follows, and returns the next logits; of
@@ -875,54 +932,120 @@ class CompiledStep:
 
 # torch records one graph at a time.
 _recording = threading.Lock()
+# How far the logits of a graph may be from those of the step that it was recorded of, of the largest: both run the same
+# kernels, whose sums may differ in their order.
+GRAPH_TOLERANCE = 0.02
+
+
+def can_graph(device: torch.device) -> bool:
+    """Whether steps on this device can be recorded as graphs."""
+    return device.type == "cuda"
+
+
+class Recording(NamedTuple):
+    """What was recorded of a step: `replay` does it again with what is in `codes` and `ends` by then, into `logits`."""
+
+    replay: Callable[[], Any]
+    codes: torch.Tensor
+    ends: torch.Tensor | None
+    logits: torch.Tensor
+
+
+def record_cuda_graph(
+    run: Callable[[], torch.Tensor], put_back: Callable[[], None]
+) -> tuple[Callable[[], Any], torch.Tensor, torch.Tensor]:
+    """Records `run` as a CUDA graph; `put_back` takes back what a run has moved.
+
+    Returns:
+        What plays the graph, the tensor that it writes, and what `run` itself returned.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # libraries choose their kernels, compilers compile
+            returned = run()
+            put_back()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on with their own work meanwhile.
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        written = run()
+    return graph.replay, written, returned
 
 
 class GraphedStep:
     """`decode_step`, or the compiled one, recorded as a CUDA graph and played again at each step of one request.
 
-    There are two graphs, without and with row ends, for each number of images in the batch.
+    There are two graphs, without and with row ends, for each number of images in the batch. Each is played once against
+    the step itself before it is used.
+
+    Args:
+        run: what to record.
+        required: whether to raise where a graph cannot be recorded or computes something else; otherwise the request
+            goes on without graphs, with a warning.
     """
 
-    def __init__(self, run: Callable[..., torch.Tensor]):
-        self.run = run
-        self.graphs: dict[tuple[int, bool], tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]] = {}
+    record: Callable[..., Any] = staticmethod(record_cuda_graph)
+
+    def __init__(self, run: Callable[..., torch.Tensor], *, required: bool):
+        self.run, self.required = run, required
+        self.given_up = False
+        self.recordings: dict[tuple[int, bool], Recording] = {}
 
     def __call__(
         self, parts: Parts, state: StepState, codes: torch.Tensor, ends: torch.Tensor | None, *rest: Any
     ) -> torch.Tensor:
+        if self.given_up:
+            return self.run(parts, state, codes, ends, *rest)
         key = (len(codes), ends is not None)
-        with torch.cuda.device(codes.device):  # streams and graphs belong to the current one
-            if key not in self.graphs:
-                self.graphs = {other: graph for other, graph in self.graphs.items() if other[0] == key[0]}
-                with _recording:
-                    self.graphs[key] = self._record(
-                        parts, state, codes.clone(), None if ends is None else ends.clone(), *rest
+        with torch.cuda.device(codes.get_device()):  # streams and graphs belong to the current one
+            if key not in self.recordings:
+                self.recordings = {other: kept for other, kept in self.recordings.items() if other[0] == key[0]}
+                try:
+                    with _recording:
+                        self.recordings[key] = self._prepare(parts, state, codes, ends, *rest)
+                except RuntimeError as error:  # torch's own for whatever goes wrong on a GPU, want of memory too
+                    if self.required:
+                        raise
+                    logger.warning(
+                        "This image is drawn without CUDA graphs, which is slower: %s Pass `decoder='static'` to do so "
+                        "without this message.",
+                        error,
                     )
-            graph, codes_in, ends_in, logits = self.graphs[key]
-            codes_in.copy_(codes)
-            if ends_in is not None:
+                    self.given_up, self.recordings = True, {}
+                    return self.run(parts, state, codes, ends, *rest)
+            recording = self.recordings[key]
+            recording.codes.copy_(codes)
+            if recording.ends is not None:
                 assert ends is not None
-                ends_in.copy_(ends)
-            graph.replay()
-            return logits.clone()
+                recording.ends.copy_(ends)
+            recording.replay()
+            return recording.logits.clone()
 
-    def _record(
+    def _prepare(
         self, parts: Parts, state: StepState, codes: torch.Tensor, ends: torch.Tensor | None, *rest: Any
-    ) -> tuple[Any, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        # What a warm-up moves is put back; the slots it writes are written anew.
+    ) -> Recording:
+        """A recording that was played once; raises `RuntimeError` where it computes something else."""
+        codes, ends = codes.clone(), None if ends is None else ends.clone()
+        # What is moved here is put back; the slots that are written are written anew.
         moved = [(each, each.clone()) for each in (state.next_slot, state.next_position)]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.run(parts, state, codes, ends, *rest)
-                for each, before in moved:
-                    each.copy_(before)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            logits = self.run(parts, state, codes, ends, *rest)
-        return graph, codes, ends, logits
+
+        def put_back() -> None:
+            for each, before in moved:
+                each.copy_(before)
+
+        def run() -> torch.Tensor:
+            return self.run(parts, state, codes, ends, *rest)
+
+        try:
+            replay, logits, expected = type(self).record(run, put_back)
+            replay()
+        finally:
+            put_back()
+        off = float((logits - expected).abs().max() / expected.abs().max())
+        if not off <= GRAPH_TOLERANCE:
+            raise RuntimeError(f"a graph of the decode step gave logits that are off by {off:.2g} of the largest.")
+        return Recording(replay, codes, ends, logits)
 
 
 def make_decoder(
@@ -941,15 +1064,16 @@ def make_decoder(
     Args:
         cache: what `PlainDecoder` goes on from; `None` computes everything anew at each step.
         name: `"plain"` is transformers' forward; `"static"` the lean step; `"graphs"` the same as CUDA graphs;
-            `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default static, and plain where the
-            model or the call wants more than the lean step has. (Graphs have not been tried on a GPU yet.)
+            `"compiled"` the same by torch.compile, on a GPU as CUDA graphs too. By default graphs on a GPU and static
+            elsewhere; static where a graph cannot be, and plain where the model or the call wants more than the lean
+            step has.
         own_cache: whether the call has asked for a cache of its own kind, or for none.
         speculative: whether guesses are to be taken back, which only the lean step can.
     """
     if name is not None and name not in DECODERS:
         raise ValueError(f"`decoder` must be one of {', '.join(map(repr, DECODERS))}, but got {name!r}.")
     reason = "the call asks for a cache of its own, or for none" if own_cache else why_not_lean(model)
-    on_gpu = model.execution_device.type == "cuda"
+    on_gpu = can_graph(model.execution_device)
     if name == "graphs" and not on_gpu:
         raise ValueError(
             f"`decoder` 'graphs' means CUDA graphs, but the model is on {model.execution_device}. Pass 'static' or "
@@ -965,12 +1089,15 @@ def make_decoder(
     if name == "plain" or reason is not None:
         return PlainDecoder(model, plan, tasks, guidance, cache)
     run: Callable[..., torch.Tensor] = CompiledStep() if name == "compiled" else decode_step
-    if on_gpu and name in ("graphs", "compiled"):
-        other = next((module for module in _modules_of_a_step(model, tasks) if not _is_plain(module)), None)
-        if other is not None:
-            raise ValueError(
-                f"`decoder` cannot be {name!r} here: a CUDA graph repeats what a GPU was told and no Python, but there "
-                f"is a {type(other).__name__}, or a hook. Pass 'static', or leave it out."
-            )
-        return StaticDecoder(model, plan, tasks, guidance, GraphedStep(run), whole_window=True)
-    return StaticDecoder(model, plan, tasks, guidance, run)
+    if not on_gpu or name == "static" or speculative:
+        return StaticDecoder(model, plan, tasks, guidance, run)
+    other = next((module for module in _modules_of_a_step(model, tasks) if not _is_plain(module)), None)
+    if other is None:
+        run = GraphedStep(run, required=name is not None)
+        return StaticDecoder(model, plan, tasks, guidance, run, whole_window=True)
+    if name is None:
+        return StaticDecoder(model, plan, tasks, guidance, run)
+    raise ValueError(
+        f"`decoder` cannot be {name!r} here: a CUDA graph repeats what a GPU was told and no Python, but there is a "
+        f"{type(other).__name__}, or a hook. Pass 'static', or leave it out."
+    )
