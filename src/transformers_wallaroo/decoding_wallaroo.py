@@ -413,7 +413,8 @@ def run_layers(
 
     Args:
         hidden (`torch.FloatTensor` of shape `(num_rows, new, hidden_size)`): embeddings.
-        rotary: cosine and signed sine, `(num_rows, new, 1, head_dim)`, see `rotary_table`.
+        rotary: cosine and signed sine, `(num_rows, new, num_heads, head_dim)`, of all heads: queries, keys and values,
+            see `rotary_of`.
         slots (`torch.LongTensor` of shape `(num_rows, new)`): where in the cache each position goes.
         mask (`torch.FloatTensor` of shape `(num_rows, 1, 1 or new * group, length)`, *optional*): added to the scores
             of attention.
@@ -425,28 +426,21 @@ def run_layers(
     rows, new, width = hidden.shape
     heads, group = parts.heads, parts.heads.group
     cos, sin = rotary
-    num_slots = state.keys[0].shape[1]
+    num_slots = state.caches[0].shape[1]
     flat = (slots + torch.arange(rows, device=slots.device)[:, None] * num_slots).flatten()
     hidden = hidden.flatten(0, 1)
-    for layer, key_cache, value_cache in zip(parts.layers, state.keys, state.values, strict=True):
+    for layer, cache in zip(parts.layers, state.caches, strict=True):
         states = normalize(hidden, layer.input_norm, heads.eps)
         qkv = [project(each, states) for each in layer.qkv]
         states = (qkv[0] if len(qkv) == 1 else torch.cat(qkv, dim=-1)).contiguous().view(rows, new, -1, heads.dim)
-        turned, value = states.split((heads.query + heads.key_value, heads.key_value), dim=2)
-        # Rotary positions: the halves change places, the sign of the first is in `sin`.
-        turned = torch.addcmul(turned * cos, turned.roll(heads.dim // 2, -1), sin)
-        query, key = turned.split((heads.query, heads.key_value), dim=2)
-        key_cache.view(-1, heads.key_value, heads.dim).index_copy_(0, flat, key.flatten(0, 1))
-        value_cache.view(-1, heads.key_value, heads.dim).index_copy_(0, flat, value.flatten(0, 1))
+        # Rotary positions: the halves change places, the sign of the first is in `sin`. Values stay as they are.
+        states = torch.addcmul(states * cos, states.roll(heads.dim // 2, -1), sin)
+        query, key_value = states.split((heads.query, 2 * heads.key_value), dim=2)
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, flat, key_value.flatten(0, 1))
         # The query heads of one key head are further queries to it, so that no key is repeated.
         query = query.unflatten(2, (heads.key_value, group)).transpose(1, 2).flatten(2, 3)
-        states = F.scaled_dot_product_attention(
-            query,
-            key_cache[:, :length].transpose(1, 2),
-            value_cache[:, :length].transpose(1, 2),
-            attn_mask=mask,
-            scale=heads.dim**-0.5,
-        )
+        key, value = cache[:, :length].transpose(1, 2).chunk(2, dim=1)
+        states = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=heads.dim**-0.5)
         states = states.unflatten(2, (new, group)).transpose(1, 2).reshape(rows * new, -1)
         hidden = hidden + project(layer.out, states)
         states = normalize(hidden, layer.post_norm, heads.eps)
@@ -480,6 +474,18 @@ def rotary_table(language_model, length: int, like: torch.Tensor) -> tuple[torch
     cos, sin = (each.reshape(-1, *each.shape[-2:])[0] for each in language_model.rotary_emb(like, positions))
     first, second = sin.chunk(2, dim=-1)
     return cos, torch.cat([-first, second], dim=-1)
+
+
+def rotary_of(state: "StepState", positions: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and signed sine of positions `(num_rows, new)` for `run_layers`, which turns all heads at once: values by
+    nothing."""
+    turned, still = heads.query + heads.key_value, heads.key_value
+    found = []
+    for table, nothing in ((state.cos, 1), (state.sin, 0)):
+        each = table[positions][:, :, None]
+        unturned = each.new_full((), nothing).expand(*each.shape[:2], still, heads.dim)
+        found.append(torch.cat([each.expand(-1, -1, turned, -1), unturned], dim=2))
+    return found[0], found[1]
 
 
 def has_hooks(module: Any) -> bool:
@@ -623,8 +629,8 @@ class StepState(NamedTuple):
         padding (`torch.LongTensor` of shape `(num_rows,)`): slots at the start of each row that hold nothing.
         cos, sin (`torch.FloatTensor` of shape `(num_positions, head_dim)`): see `rotary_table`.
         row_end (`torch.FloatTensor` of shape `(1, hidden_size)`): embedding of the row end.
-        keys, values: a layer each, `(num_rows, num_slots, num_key_value_heads, head_dim)`. The last slot takes what
-            nothing may see.
+        caches: a layer each, `(num_rows, num_slots, 2 * num_key_value_heads, head_dim)`: keys, then values. The last
+            slot takes what nothing may see.
     """
 
     next_slot: torch.Tensor
@@ -633,8 +639,7 @@ class StepState(NamedTuple):
     cos: torch.Tensor
     sin: torch.Tensor
     row_end: torch.Tensor
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
+    caches: tuple[torch.Tensor, ...]
 
 
 def decode_step(
@@ -670,13 +675,13 @@ def decode_step(
         both = torch.cat([embeds, state.row_end.expand(len(embeds), 1, -1)], dim=1)
         embeds = torch.where(ends[:, None, None], both, both.flip(1))
         state_moves = 1 + ends.long()
-        trash = state.keys[0].shape[1] - 1
+        trash = state.caches[0].shape[1] - 1
         slots = torch.stack([slot.where(ends, trash), slot + ends.long()], dim=1)
         positions = torch.stack([position, position + ends.long()], dim=1)
     mask = None
     if padded or ends is not None:
         mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
-    rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
+    rotary = rotary_of(state, positions, parts.heads)
     hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
@@ -706,7 +711,7 @@ def decode_window(
     """
     branches = parts.guidance.num_branches()
     (num_images, new), device = codes.shape, codes.device
-    trash = state.keys[0].shape[1] - 1
+    trash = state.caches[0].shape[1] - 1
     steps = torch.arange(new, device=device)
     numbers = first[:, None] + steps
     fed = numbers < totals[:, None] - 1
@@ -723,7 +728,7 @@ def decode_window(
     embeds = embed_codes(parts.model, parts.groups, codes).to(state.row_end.dtype)
     embeds = torch.cat([embeds, state.row_end.expand(num_images, num_ends, -1)], dim=1).repeat(branches, 1, 1)
     mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
-    rotary = (state.cos[positions][:, :, None], state.sin[positions][:, :, None])
+    rotary = rotary_of(state, positions, parts.heads)
     hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     # What follows a code that ends its row is read off the row end.
     after = steps.expand(num_images, -1)
@@ -773,13 +778,12 @@ class StaticDecoder:
         hidden = read(model, prompts.embeds, prompts.mask, prompts.positions, cache)[rows]
         num_rows, length, device = len(rows), prompts.embeds.shape[1], hidden.device
         num_slots = length + self.plan.fed_positions() + 1
-        buffers: list[torch.Tensor] = []
+        caches: list[torch.Tensor] = []
         for layer in cache.layers:
-            for filled in (layer.keys, layer.values):
-                buffer = filled.new_zeros(num_rows, num_slots, *filled.shape[1::2])
-                buffer[:, :length] = filled.transpose(1, 2)[rows]
-                buffers.append(buffer)
+            filled = torch.cat([layer.keys, layer.values], dim=1)
             layer.keys = layer.values = None
+            caches.append(filled.new_zeros(num_rows, num_slots, *filled.shape[1::2]))
+            caches[-1][:, :length] = filled.transpose(1, 2)[rows]
         padding = rows.new_zeros(num_rows)
         if prompts.mask is not None:
             padding = (length - prompts.mask.sum(dim=1)).to(rows)[rows]
@@ -790,8 +794,7 @@ class StaticDecoder:
             padding,
             *rotary_table(model.model.language_model, num_slots, hidden),
             row_end_embedding(model),
-            tuple(buffers[::2]),
-            tuple(buffers[1::2]),
+            tuple(caches),
         )
         self.used = length
         self.window = torch.arange(num_slots, device=device)
@@ -852,15 +855,14 @@ class StaticDecoder:
             state.cos,
             state.sin,
             state.row_end,
-            tuple(each[rows] for each in state.keys),
-            tuple(each[rows] for each in state.values),
+            tuple(each[rows] for each in state.caches),
         )
         self.images, self.index = images, torch.tensor(images, device=rows.device)
         self.parts = self.parts.only([self.tasks[image] for image in images])
 
 
 # What a guard is about, where it is about a layer after the first.
-_LATER_LAYER = re.compile(r"\b(?:layers|keys|values)\[[1-9]\d*\]")
+_LATER_LAYER = re.compile(r"\b(?:layers|caches)\[[1-9]\d*\]")
 
 
 def _step_of_alike_layers(*arguments: Any) -> torch.Tensor:
@@ -874,7 +876,8 @@ def _compiled_step(alike: bool) -> Callable[..., torch.Tensor]:
     a third of a step of 28 small layers."""
     if not alike:
         return torch.compile(decode_step)
-    return torch.compile(_step_of_alike_layers, options={"guard_filter_fn": _not_of_later_layers})
+    options = {"guard_filter_fn": _not_of_later_layers, "size_asserts": False}
+    return torch.compile(_step_of_alike_layers, options=options)
 
 
 def _not_of_later_layers(guards: Sequence[Any]) -> list[bool]:
@@ -920,7 +923,7 @@ class CompiledStep:
         if state is not self.marked:
             for each in (state.cos, state.sin):
                 torch._dynamo.maybe_mark_dynamic(each, 0)
-            for cache in (*state.keys, *state.values):
+            for cache in state.caches:
                 torch._dynamo.maybe_mark_dynamic(cache, 1)
             self.marked = state
         if self.run is None:
