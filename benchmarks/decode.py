@@ -9,9 +9,10 @@ top-k 1000.
   no row ends, so that it makes 256 positions where the others make 271.
 - *released*: the released loop's costs, told anew (docs/protocol.md, section 13): at every step the text head over the
   whole vocabulary beside the image head, a cache that is concatenated, and a forward of its own for each row end.
-- *plain*: ours by transformers' forward and cache. *eager*: ours by default. *fused*: after `model.optimize()`.
-  *compiled*: the same by torch.compile. *speculative*: `speculative_window=16`, which random weights give little to
-  guess by; see `speculative.py` for a trained model.
+- *plain*: ours by transformers' forward and cache. *eager*: the lean step, the default on a CPU. *fused*: after
+  `model.optimize()`. *graphs*, on a GPU: the same as CUDA graphs, the default there. *compiled*: by torch.compile, on a
+  GPU as graphs too. *speculative*: `speculative_window=16`, which random weights give little to guess by; see
+  `speculative.py` for a trained model.
 
 They take turns, image by image; a figure is the median over the rounds. The floor is the time it takes to read the
 weights and the cache that a step touches at the memory bandwidth measured in the same run.
@@ -43,11 +44,12 @@ from transformers.models.janus import (
     JanusVQVAEConfig,
 )
 
-from transformers_wallaroo.decoding_wallaroo import guide, sample_codes
+from transformers_wallaroo.decode_step_wallaroo import guide
+from transformers_wallaroo.decoding_wallaroo import sample_codes
 from transformers_wallaroo.image_grid_wallaroo import GENERATE
 
 CODEBOOK = 16384
-OURS = ("plain", "eager", "fused", "compiled", "speculative")
+OURS = ("plain", "eager", "fused", "graphs", "compiled", "speculative")
 
 
 def make_janus(
@@ -169,15 +171,17 @@ def measure(precision: str, options: argparse.Namespace) -> dict[str, Any]:
     variants: dict[str, Callable[[], Any]] = {
         "released": lambda: draw_as_released(model, inputs, options.guidance),
         "plain": ours("plain", model, decoder="plain"),
-        "eager": ours("eager", model),
-        "fused": ours("fused", fused),
+        "eager": ours("eager", model, decoder="static"),
+        "fused": ours("fused", fused, decoder="static"),
+        "graphs": ours("graphs", fused, decoder="graphs"),
         "compiled": ours("compiled", fused, decoder="compiled"),
         "speculative": ours("speculative", fused, speculative_window=16),
     }
     if options.peer == "janus":
         janus = make_janus(dimensions, options.side, dtype, options.device)
         variants = {"janus": draw_with_janus(janus, options.prompt, options.guidance), **variants}
-    variants = {name: run for name, run in variants.items() if name not in options.without}
+    left_out = [*options.without, *(() if torch.device(options.device).type == "cuda" else ("graphs",))]
+    variants = {name: run for name, run in variants.items() if name not in left_out}
     times = seconds_in_turns(variants, options.rounds)
     bandwidth = read_bandwidth(torch.device(options.device))
     floor = bytes_a_step(model, options.prompt, num_codes) / bandwidth

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "janus": draw_with_janus(janus, options.prompt, 3.0),
         "janus compiled": draw_with_janus(janus_compiled, options.prompt, 3.0),
         "plain": lambda: model.generate(**inputs, seed=0, decoder="plain"),
-        "eager": lambda: model.generate(**inputs, seed=0),
+        "eager": lambda: model.generate(**inputs, seed=0, decoder="static"),
         "compiled": lambda: model.generate(**inputs, seed=0, decoder="compiled"),
     }
     variants = {name: run for name, run in variants.items() if name not in options.without}

@@ -2,21 +2,21 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import AutoModel
 
-from transformers_wallaroo import decoding_wallaroo
-from transformers_wallaroo.decoding_wallaroo import (
-    DECODERS,
-    StaticDecoder,
+from transformers_wallaroo import step_runners_wallaroo
+from transformers_wallaroo.decode_step_wallaroo import (
     attention_mask,
+    decode_step,
     fuse,
     layer_weights,
     linear,
-    normalize,
     rotary_table,
     why_not_lean,
 )
+from transformers_wallaroo.decoding_wallaroo import DECODERS, StaticDecoder
 from transformers_wallaroo.image_grid_wallaroo import EDIT, GENERATE
 
 from drawing import PROMPTS, SIZES, SOURCES, TASKS, assert_same, prepare, run
@@ -37,8 +37,8 @@ def compiling(monkeypatch):
     """Compiled code without inductor, so that a compile takes no C++ compiler and little time."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    step = torch.compile(decoding_wallaroo.decode_step, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
+    step = torch.compile(decode_step, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(step_runners_wallaroo, "_compiled_step", lambda _: step)
     yield
     torch._dynamo.reset()
 
@@ -76,6 +76,21 @@ def test_pictures_to_draw_and_to_edit_in_one_batch(model, processor, decoder, gu
     for index, task in enumerate(tasks):
         alone = run(model, prepare(processor, task, [index]), guidance_scale=guidance_scale, seed=3 + index)
         assert torch.equal(together.codes[index], alone.codes[0])
+
+
+def test_heads_may_be_of_another_precision(own, processor):
+    own.generation_head.double()
+    inputs = prepare(processor, "generate", [0, 1])
+    assert_same(run(own, inputs, seed=1, decoder="static"), run(own, inputs, seed=1, decoder="plain"))
+
+
+@pytest.mark.parametrize("layer", ["fc1", "activation", None])
+def test_what_hangs_on_a_head_is_called(own, processor, layer):
+    """The lean step takes the weights of a head by themselves only where there is nothing else."""
+    inputs = prepare(processor, "generate", [0])
+    head = own.generation_head
+    (head if layer is None else getattr(head, layer)).register_forward_hook(lambda _, __, hidden: hidden.flip(-1))
+    assert_same(run(own, inputs, seed=1, decoder="static"), run(own, inputs, seed=1, decoder="plain"))
 
 
 def test_equal_prompts_are_read_once(model, processor):
@@ -148,11 +163,18 @@ def test_one_compile_serves_steps_prompts_and_images(model, processor):
 def test_models_with_alike_layers_are_not_taken_for_each_other(converted, own, processor, monkeypatch):
     """Later layers are not guarded; models of one shape share the code and keep their weights, others get their own."""
     torch._dynamo.reset()
+    guards = []
+
+    def keep(found):
+        kept = step_runners_wallaroo._not_of_later_layers(found)
+        guards.extend((guard.name, keeps) for guard, keeps in zip(found, kept, strict=True))
+        return kept
+
     step = torch.compile(
-        decoding_wallaroo._step_of_alike_layers,
+        step_runners_wallaroo._step_of_alike_layers,
         backend="aot_eager",
         fullgraph=True,
-        options={"guard_filter_fn": decoding_wallaroo._not_of_later_layers},
+        options={"guard_filter_fn": keep},
     )
     other = AutoModel.from_pretrained(converted).eval()
     with torch.no_grad():
@@ -161,22 +183,26 @@ def test_models_with_alike_layers_are_not_taken_for_each_other(converted, own, p
     inputs = prepare(processor, "generate", [0])
     expected = {each: run(each, inputs, do_sample=False, decoder="static") for each in (own, other)}
     seen = []
-    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda alike: seen.append(alike) or step)
+    monkeypatch.setattr(step_runners_wallaroo, "_compiled_step", lambda alike: seen.append(alike) or step)
     for each in (own, other, own, own.to(torch.float64), other):
         if each.dtype == torch.float64:
             expected[each] = run(each, inputs, do_sample=False, decoder="static")
         assert_same(run(each, inputs, do_sample=False, decoder="compiled"), expected[each])
     assert seen == [True] * 5
+    for name in ("layers", "caches"):
+        assert {keeps for guard, keeps in guards if f"{name}[0]" in guard} == {True}
+        assert {keeps for guard, keeps in guards if f"{name}[1]" in guard} == {False}
     torch._dynamo.reset()
 
 
 def test_layers_that_differ_are_told(own):
     layers = layer_weights(own)
-    assert decoding_wallaroo.layers_are_alike(layers)
+    assert step_runners_wallaroo.layers_are_alike(layers)
     first, *rest = layers
-    assert not decoding_wallaroo.layers_are_alike([first._replace(input_norm=first.input_norm.double()), *rest])
-    assert not decoding_wallaroo.layers_are_alike([first._replace(down=(first.down[0], first.input_norm)), *rest])
-    assert not decoding_wallaroo.layers_are_alike([first._replace(out=torch.nn.Linear(2, 2)), *rest])
+    assert not step_runners_wallaroo.layers_are_alike([first._replace(input_norm=first.input_norm.double()), *rest])
+    assert not step_runners_wallaroo.layers_are_alike([first._replace(down=(first.down[0], first.input_norm)), *rest])
+    assert not step_runners_wallaroo.layers_are_alike([first._replace(out=torch.nn.Linear(2, 2)), *rest])
+    assert not step_runners_wallaroo.layers_are_alike([first, first])
 
 
 def test_many_kinds_of_requests_go_on_being_compiled(model, processor, monkeypatch):
@@ -185,12 +211,12 @@ def test_many_kinds_of_requests_go_on_being_compiled(model, processor, monkeypat
 
     def step(*args):
         limits.append(torch._dynamo.config.recompile_limit)
-        return decoding_wallaroo.decode_step(*args)
+        return decode_step(*args)
 
-    monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
+    monkeypatch.setattr(step_runners_wallaroo, "_compiled_step", lambda _: step)
     run(model, prepare(processor, "generate", [0]), seed=1, decoder="compiled")
-    assert limits == [decoding_wallaroo.RECOMPILE_LIMIT] * 5
-    assert torch._dynamo.config.recompile_limit < decoding_wallaroo.RECOMPILE_LIMIT
+    assert limits == [step_runners_wallaroo.RECOMPILE_LIMIT] * 5
+    assert torch._dynamo.config.recompile_limit < step_runners_wallaroo.RECOMPILE_LIMIT
 
 
 def test_fused_projections_are_the_same_weights(own, model, processor, tmp_path):
@@ -286,21 +312,36 @@ def test_rotary_table_is_that_of_the_model(model):
     assert torch.equal(sin[:, :half], -sin[:, half:])
 
 
+@pytest.mark.parametrize("decoder", ["static", "compiled"])
+@pytest.mark.usefixtures("compiling")
+def test_lora_layers_are_called_as_they_are_used_to_be(own, processor, decoder):
+    """Row by row, not as one list of positions."""
+    shapes = []
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(own, config).base_model.model
+    layer = adapted.model.language_model.layers[0].self_attn.q_proj
+    handle = layer.register_forward_hook(lambda _, given, __: shapes.append(tuple(given[0].shape[:-1])))
+    inputs = prepare(processor, "generate", [0, 1])
+    if decoder == "static":
+        run(adapted, inputs, seed=1, decoder=decoder)
+        assert shapes[-1] == (2, 1) and (4, 1) in shapes
+    handle.remove()
+    lean = run(adapted, inputs, seed=1, decoder=decoder)
+    assert_same(lean, run(adapted, inputs, seed=1, decoder="plain"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_positions", [1, 2, 7, 8, 33])
-def test_small_products_and_norms_are_torchs_own(dtype, num_positions):
+def test_small_products_are_torchs_own(dtype, num_positions):
     """On either side of the limits at which a CPU gets the weights as the left factor."""
     generator = torch.Generator().manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, generator=generator).to(dtype) for shape in ((num_positions, 48), (64, 48), (64,))
     )
     for given in (bias, None):
-        torch.testing.assert_close(linear(hidden, weight, given), F.linear(hidden, weight, given))
-    scale = 1 + torch.rand(48, generator=generator).to(dtype)
-    expected = F.rms_norm(hidden.float(), (48,), scale.float(), 1e-6).to(dtype)
-    torch.testing.assert_close(normalize(hidden, scale, 1e-6), expected)
-    zeros = torch.zeros_like(hidden)
-    assert torch.equal(normalize(zeros, scale, 1e-6), zeros)
+        found = linear(hidden, weight, given)
+        torch.testing.assert_close(found, F.linear(hidden, weight, given))
+        assert found.t().is_contiguous() == (num_positions == 1 or dtype == torch.bfloat16 or num_positions >= 8)
 
 
 class TestTheChoice:

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from transformers import AutoModel, LogitsProcessor, LogitsProcessorList
 
-from transformers_wallaroo import decoding_wallaroo
-from transformers_wallaroo.decoding_wallaroo import TO_DRAW, Guidance, ImagePlan, guide, next_codes, sample_codes
+from transformers_wallaroo import step_runners_wallaroo
+from transformers_wallaroo.decode_step_wallaroo import Guidance, decode_step, guide
+from transformers_wallaroo.decoding_wallaroo import TO_DRAW, ImagePlan, next_codes, sample_codes
 from transformers_wallaroo.generation_wallaroo import CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL, plan_guidance
 
 from drawing import PROMPTS, SIZES, SOURCES, Recorder, prepare, run
@@ -120,8 +121,8 @@ class TestGuidance:
         plain = run(model, inputs, decoder="plain", do_sample=False, **THREE)
         assert_same(run(model, inputs, decoder="static", do_sample=False, **THREE), plain)
         torch._dynamo.reset()
-        step = torch.compile(decoding_wallaroo.decode_step, backend="aot_eager", fullgraph=True)
-        monkeypatch.setattr(decoding_wallaroo, "_compiled_step", lambda _: step)
+        step = torch.compile(decode_step, backend="aot_eager", fullgraph=True)
+        monkeypatch.setattr(step_runners_wallaroo, "_compiled_step", lambda _: step)
         assert_same(run(model, inputs, decoder="compiled", do_sample=False, **THREE), plain)
         torch._dynamo.reset()
         for window in (1, 16):

@@ -18,7 +18,8 @@ from transformers import (
 from transformers.utils import logging
 
 import transformers_wallaroo
-from transformers_wallaroo.decoding_wallaroo import ImagePlan, guide, sample_codes
+from transformers_wallaroo.decode_step_wallaroo import guide
+from transformers_wallaroo.decoding_wallaroo import ImagePlan, sample_codes
 from transformers_wallaroo.generation_wallaroo import make_generators
 
 from drawing import SIZES, SOURCES, TASKS, Recorder, prepare, run

@@ -7,7 +7,7 @@ from transformers import AutoModel, BitsAndBytesConfig, TorchAoConfig
 
 import transformers_wallaroo
 from transformers_wallaroo import WallarooProcessor
-from transformers_wallaroo.decoding_wallaroo import fuse
+from transformers_wallaroo.decode_step_wallaroo import fuse
 from transformers_wallaroo.modeling_wallaroo import UNQUANTIZED, quantize_language_model
 
 quantization = pytest.importorskip("torchao.quantization", reason="`make test` installs torchao for these tests")

@@ -151,9 +151,16 @@ def test_imports_point_one_way():
     assert imports["prompts_wallaroo"] == {"image_grid_wallaroo"}
     assert imports["configuration_wallaroo"] == set()
     assert imports["modeling_wallaroo_vq"] == {"configuration_wallaroo"}
-    assert imports["decoding_wallaroo"] == imports["image_processing_wallaroo"] == {"image_grid_wallaroo"}
+    assert imports["decode_step_wallaroo"] == imports["image_processing_wallaroo"] == {"image_grid_wallaroo"}
+    assert imports["step_runners_wallaroo"] == {"decode_step_wallaroo"}
+    assert imports["decoding_wallaroo"] == {"decode_step_wallaroo", "image_grid_wallaroo", "step_runners_wallaroo"}
     assert imports["speculative_wallaroo"] == {"decoding_wallaroo"}
-    assert imports["generation_wallaroo"] == {"decoding_wallaroo", "image_grid_wallaroo", "speculative_wallaroo"}
+    assert imports["generation_wallaroo"] == {
+        "decode_step_wallaroo",
+        "decoding_wallaroo",
+        "image_grid_wallaroo",
+        "speculative_wallaroo",
+    }
     assert imports["pipeline_wallaroo"] == {"image_grid_wallaroo"}
     assert imports["auto_wallaroo"] == {"generation_wallaroo", "image_grid_wallaroo"}
     assert imports["conversations_wallaroo"] == {"image_grid_wallaroo", "prompts_wallaroo"}

@@ -13,9 +13,9 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput, logging
 
+from .decode_step_wallaroo import Guidance
 from .decoding_wallaroo import (
     TO_DRAW,
-    Guidance,
     ImagePlan,
     PlainDecoder,
     Prompts,
@@ -290,8 +290,8 @@ class WallarooGenerationMixin(GenerationMixin):
             row_ends (`bool`, *optional*): whether rows end with the row-end token; by default what the config says
                 (checkpoints of stages 1 to 3a have none).
             decoder (`str`, *optional*): how the steps of an image are computed, see `make_decoder`: `"plain"`,
-                `"static"`, `"graphs"` (CUDA graphs) or `"compiled"`; by default the best that needs no compiling. The
-                codes are the same up to rounding.
+                `"static"`, `"graphs"` (CUDA graphs) or `"compiled"`; by default the best that needs no compiling:
+                graphs on a GPU, else static. The codes are the same up to rounding.
             speculative_window (`int`, *optional*): guesses so many codes of an image at each step and keeps those that
                 plain decoding might have drawn (`speculative_wallaroo.py`): fewer steps of more work each. The
                 distribution of images is the same, the image of a seed another; greedy decoding gives the same codes.

@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from .auto_wallaroo import WallarooAutoGenerationMixin
 from .configuration_wallaroo import WallarooConfig
-from .decoding_wallaroo import fuse, has_hooks, why_not_lean
+from .decode_step_wallaroo import fuse, has_hooks, why_not_lean
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel, execution_device
 from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
