@@ -11,7 +11,7 @@ from transformers_wallaroo.decode_step_wallaroo import Guidance, decode_step, gu
 from transformers_wallaroo.decoding_wallaroo import TO_DRAW, ImagePlan, next_codes, sample_codes
 from transformers_wallaroo.generation_wallaroo import CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL, plan_guidance
 
-from drawing import PROMPTS, SIZES, SOURCES, Recorder, prepare, run
+from drawing import PROMPTS, SIZES, SOURCES, Recorder, assert_same, prepare, run
 from reference import GUIDED_LOGITS, assert_close, images, record_forwards
 
 THREE = {"guidance_scale": 3.0, "image_guidance_scale": 1.5}
@@ -31,14 +31,6 @@ class Write(LogitsProcessor):
 def write(model, inputs, codes, **kwargs):
     """A run of one image that writes these codes, as far as they are given; the unguided logits are as they are."""
     return run(model, inputs, do_sample=False, logits_processor=LogitsProcessorList([Write(codes)]), **kwargs)
-
-
-def assert_same(one, other, exactly=False):
-    """Codes are equal, and logits but for rounding."""
-    for index, (codes, others) in enumerate(zip(one.codes, other.codes, strict=True)):
-        assert torch.equal(codes, others)
-        for step in range(codes.numel()):
-            assert_close(one.logits[step][index], other.logits[step][index], 0 if exactly else GUIDED_LOGITS)
 
 
 def codes_of_sources(model, inputs):

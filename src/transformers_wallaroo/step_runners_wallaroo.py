@@ -63,7 +63,8 @@ def layers_are_alike(layers: Sequence[LayerWeights]) -> bool:
 
 class CompiledStep:
     """`decode_step` for one request, compiled once for all steps, prompts and images of one size; anew for another
-    task, for another number of images (twice, then for all numbers) and with guidance for without."""
+    task, for another number of images (twice, then for all numbers, in float32 on a CPU for those on either side of
+    `POSITIONS_OF_LEFT`) and with guidance for without."""
 
     def __init__(self) -> None:
         self.marked: StepState | None = None
