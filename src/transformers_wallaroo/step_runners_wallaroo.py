@@ -177,11 +177,10 @@ class GraphedStep:
         run: what to record.
         required: whether to raise where a graph cannot be recorded or computes something else; otherwise the request
             goes on without graphs, with a warning, and so do all later ones on that device.
-        record: see `record_cuda_graph`.
     """
 
-    def __init__(self, run: Callable[..., torch.Tensor], *, required: bool, record: Callable[..., Any] | None = None):
-        self.run, self.required, self.record = run, required, record or record_cuda_graph
+    def __init__(self, run: Callable[..., torch.Tensor], *, required: bool):
+        self.run, self.required = run, required
         self.given_up = False
         self.images = self.steps = 0  # how many images, and steps of so many
         self.recordings: dict[bool, Recording] = {}
@@ -226,7 +225,7 @@ class GraphedStep:
             if recording is None:
                 codes, ends = codes.clone(), None if ends is None else ends.clone()
                 with _recording:
-                    replay, logits = self.record(lambda: self.run(parts, state, codes, ends, *rest), put_back)
+                    replay, logits = record_cuda_graph(lambda: self.run(parts, state, codes, ends, *rest), put_back)
                 self.recordings[key] = Recording(replay, codes, ends, logits)
                 return
             played = recording(codes, ends)
