@@ -24,6 +24,14 @@ def prepare(processor, task, indices, **kwargs):
     )
 
 
+def prepare_mixed(processor):
+    """All of PROMPTS in one batch: a picture to draw between two to edit, of three sizes."""
+    tasks = ["edit", "generate", "edit"]
+    pictures = [images(source) if task == "edit" else None for source, task in zip(SOURCES, tasks, strict=True)]
+    heights, widths = zip(*SIZES, strict=True)
+    return processor(pictures, PROMPTS, task=tasks, height=heights, width=widths, return_tensors="pt")
+
+
 def run(model, inputs, **kwargs):
     return model.generate(**inputs, return_dict_in_generate=True, output_logits=True, **kwargs)
 

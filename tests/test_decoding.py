@@ -19,7 +19,7 @@ from transformers_wallaroo.decode_step_wallaroo import (
 from transformers_wallaroo.decoding_wallaroo import DECODERS, StaticDecoder
 from transformers_wallaroo.image_grid_wallaroo import EDIT, GENERATE
 
-from drawing import PROMPTS, SIZES, SOURCES, TASKS, assert_same, prepare, run
+from drawing import PROMPTS, SOURCES, TASKS, assert_same, prepare, prepare_mixed, run
 from reference import images, record_forwards
 
 LEAN = ("static", "compiled")
@@ -67,13 +67,10 @@ def test_the_compiled_step_equals_transformers_forward(model, processor, task, g
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_pictures_to_draw_and_to_edit_in_one_batch(model, processor, decoder, guidance_scale):
     """Each image is what it is alone: own head, own adapter, own size."""
-    tasks = ["edit", "generate", "edit"]
-    pictures = [images(source) if task == "edit" else None for source, task in zip(SOURCES, tasks, strict=True)]
-    heights, widths = zip(*SIZES, strict=True)
-    inputs = processor(pictures, PROMPTS, task=tasks, height=heights, width=widths, return_tensors="pt")
+    inputs = prepare_mixed(processor)
     assert inputs["task_ids"].tolist() == [2, 1, 2]
     together = run(model, inputs, guidance_scale=guidance_scale, seed=[3, 4, 5], decoder=decoder)
-    for index, task in enumerate(tasks):
+    for index, task in enumerate(["edit", "generate", "edit"]):
         alone = run(model, prepare(processor, task, [index]), guidance_scale=guidance_scale, seed=3 + index)
         assert torch.equal(together.codes[index], alone.codes[0])
 

@@ -9,8 +9,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import AutoModel
 
 from transformers_wallaroo import decoding_wallaroo, step_runners_wallaroo
+from transformers_wallaroo.step_runners_wallaroo import Recording
 
-from drawing import PROMPTS, SIZES, SOURCES, TASKS, assert_same, prepare, run
+from drawing import SOURCES, TASKS, assert_same, prepare, prepare_mixed, run
 from reference import images
 
 
@@ -31,18 +32,16 @@ def recorder(monkeypatch):
     """Graphs without a GPU, from the first step on; a list of what was recorded: images, and whether rows end."""
     recorded = []
 
-    def record(step, put_back):
-        codes, ends = (
-            step.__closure__[step.__code__.co_freevars.index(name)].cell_contents for name in ("codes", "ends")
-        )
+    def note(replay, codes, ends, logits):
         recorded.append((len(codes), ends is not None))
-        return record_on_cpu(step, put_back)
+        return Recording(replay, codes, ends, logits)
 
     monkeypatch.setattr(step_runners_wallaroo, "can_graph", lambda _: True)
     monkeypatch.setattr(decoding_wallaroo, "can_graph", lambda _: True)
     monkeypatch.setattr(step_runners_wallaroo, "STEPS_BEFORE_A_GRAPH", 0)
     monkeypatch.setattr(step_runners_wallaroo, "_without_graphs", set())
-    monkeypatch.setattr(step_runners_wallaroo, "record_cuda_graph", record)
+    monkeypatch.setattr(step_runners_wallaroo, "record_cuda_graph", record_on_cpu)
+    monkeypatch.setattr(step_runners_wallaroo, "Recording", note)
     return recorded
 
 
@@ -60,14 +59,6 @@ def test_graphs_give_the_codes_of_transformers_forward(model, processor, recorde
         recorder.clear()
 
 
-def mixed(processor):
-    """Pictures to draw and to edit, of three sizes."""
-    pictures = [images(SOURCES[0]), None, images(SOURCES[2])]
-    heights, widths = zip(*SIZES, strict=True)
-    task = ["edit", "generate", "edit"]
-    return processor(pictures, PROMPTS, task=task, height=heights, width=widths, return_tensors="pt")
-
-
 def with_region(processor):
     """Half of a source's codes are given."""
     mask = Image.new("L", images(SOURCES[0]).size, 0)
@@ -78,8 +69,8 @@ def with_region(processor):
 @pytest.mark.parametrize(
     "request_of, sampling",
     [
-        (mixed, {"guidance_scale": 3.0}),
-        (mixed, {"guidance_scale": 1.0}),
+        (prepare_mixed, {"guidance_scale": 3.0}),
+        (prepare_mixed, {"guidance_scale": 1.0}),
         (with_region, {"guidance_scale": 3.0}),
         (partial(prepare, task="edit", indices=[0, 1]), {"guidance_scale": 3.0, "image_guidance_scale": 1.5}),
     ],
@@ -161,7 +152,8 @@ def record_nothing(step, put_back):
 class TestGraphsThatFail:
     @pytest.fixture(autouse=True)
     def tried(self, recorder, record, monkeypatch):
-        tried = recorder
+        assert not recorder
+        tried = []
         monkeypatch.setattr(
             step_runners_wallaroo, "record_cuda_graph", lambda *given: tried.append(given) or record(*given)
         )

@@ -195,12 +195,11 @@ def linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     With so few of them it is the weights that take the time, and on a CPU the libraries read them faster where they are
     the left factor: in bf16 always, in float32 from eight positions on (docs/decisions.md).
     """
-    known = hidden.device.type == "cpu" and type(weight) in (torch.Tensor, nn.Parameter)
-    if not known or not (
-        hidden.dtype == torch.bfloat16 or (hidden.dtype == torch.float32 and hidden.shape[0] >= POSITIONS_OF_LEFT)
-    ):
-        return F.linear(hidden, weight, bias)
-    return (weight @ hidden.t() if bias is None else torch.addmm(bias[:, None], weight, hidden.t())).t()
+    plain = hidden.device.type == "cpu" and type(weight) in (torch.Tensor, nn.Parameter)
+    many = hidden.dtype == torch.float32 and hidden.shape[0] >= POSITIONS_OF_LEFT
+    if plain and (many or hidden.dtype == torch.bfloat16):
+        return (weight @ hidden.t() if bias is None else torch.addmm(bias[:, None], weight, hidden.t())).t()
+    return F.linear(hidden, weight, bias)
 
 
 def project(projection: Projection, hidden: torch.Tensor, rows: int) -> torch.Tensor:
@@ -225,7 +224,7 @@ def run_layers(
     Args:
         hidden (`torch.FloatTensor` of shape `(num_rows, new, hidden_size)`): embeddings.
         rotary: cosine and signed sine, `(num_rows, new, num_heads, head_dim)`, of all heads: queries, keys and values,
-            see `rotary_of`.
+            see `for_all_heads`.
         slots (`torch.LongTensor` of shape `(num_rows, new)`): where in the cache each position goes.
         mask (`torch.FloatTensor` of shape `(num_rows, 1, 1 or new * group, length)`, *optional*): added to the scores
             of attention.
@@ -287,16 +286,16 @@ def rotary_table(language_model, length: int, like: torch.Tensor) -> tuple[torch
     return cos, torch.cat([-first, second], dim=-1)
 
 
-def rotary_of(state: "StepState", positions: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and signed sine of positions `(num_rows, new)` for `run_layers`, which turns all heads at once: values by
-    nothing."""
-    turned, still = heads.query + heads.key_value, heads.key_value
-    found = []
-    for table, nothing in ((state.cos, 1), (state.sin, 0)):
-        each = table[positions][:, :, None]
-        unturned = each.new_full((), nothing).expand(*each.shape[:2], still, heads.dim)
-        found.append(torch.cat([each.expand(-1, -1, turned, -1), unturned], dim=2))
-    return found[0], found[1]
+def for_all_heads(cos: torch.Tensor, sin: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tables of `rotary_table` as `run_layers` takes them, `(length, num_heads, head_dim)`: queries and keys are
+    turned, values by nothing."""
+    turned = heads.query + heads.key_value
+    tables = []
+    for table, nothing in ((cos, 1), (sin, 0)):
+        each = table[:, None].repeat(1, turned + heads.key_value, 1)
+        each[:, turned:] = nothing
+        tables.append(each)
+    return tables[0], tables[1]
 
 
 def has_hooks(module: Any) -> bool:
@@ -341,13 +340,17 @@ def _is_plain(module: Any) -> bool:
     return type(module).forward is nn.Linear.forward and not has_hooks(module)
 
 
+def is_plain_mlp(module: Any) -> bool:
+    """Whether an adapter or a head is its two linear layers and no more (LoRA, a hook, one of the user's)."""
+    if type(module).__name__ != "WallarooMLP" or has_hooks(module) or has_hooks(module.activation):
+        return False
+    exact = getattr(module.activation, "approximate", None) == "none"
+    return exact and _is_plain(module.fc1) and _is_plain(module.fc2)
+
+
 def _lean_head(head: Any) -> Any:
-    """The head as its weights, or itself where it is more than two linear layers (LoRA, a hook, one of the user's)."""
-    layers: list[Any] = [getattr(head, name, None) for name in ("fc1", "fc2")]
-    known = type(head).__name__ == "WallarooMLP" and getattr(head.activation, "approximate", None) == "none"
-    if not known or not all(map(_is_plain, layers)) or has_hooks(head) or has_hooks(head.activation):
-        return head
-    return LeanHead(*((layer.weight, layer.bias) for layer in layers))
+    """The head as its weights, or itself where it is more than them."""
+    return LeanHead(*((fc.weight, fc.bias) for fc in (head.fc1, head.fc2))) if is_plain_mlp(head) else head
 
 
 def _qkv(layer: Any) -> tuple[nn.Linear, ...]:
@@ -414,7 +417,7 @@ def odd_module_of(model, tasks: Sequence[ImageTask]) -> nn.Module | None:
                 return module
     for task in {task.name: task for task in tasks}.values():
         for part in (getattr(model.model, task.adapter), model.head_of(task)):
-            if not isinstance(_lean_head(part), LeanHead):
+            if not is_plain_mlp(part):
                 return part
     vq_model = model.model.vq_model
     return next((module for module in (vq_model, *vq_model.quantize.modules()) if has_hooks(module)), None)
@@ -441,7 +444,7 @@ class StepState(NamedTuple):
     Attributes:
         next_slot, next_position (`torch.LongTensor` of shape `(num_rows,)`): of each row.
         padding (`torch.LongTensor` of shape `(num_rows,)`): slots at the start of each row that hold nothing.
-        cos, sin (`torch.FloatTensor` of shape `(num_positions, head_dim)`): see `rotary_table`.
+        cos, sin (`torch.FloatTensor` of shape `(num_positions, num_heads, head_dim)`): see `for_all_heads`.
         row_end (`torch.FloatTensor` of shape `(1, hidden_size)`): embedding of the row end.
         caches: a layer each, `(num_rows, num_slots, 2 * num_key_value_heads, head_dim)`: keys, then values. The last
             slot takes what nothing may see.
@@ -495,7 +498,7 @@ def decode_step(
     mask = None
     if padded or ends is not None:
         mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
-    rotary = rotary_of(state, positions, parts.heads)
+    rotary = (state.cos[positions], state.sin[positions])
     hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     state.next_slot.add_(state_moves)
     state.next_position.add_(state_moves)
@@ -542,7 +545,7 @@ def decode_window(
     embeds = embed_codes(parts.model, parts.groups, codes).to(state.row_end.dtype)
     embeds = torch.cat([embeds, state.row_end.expand(num_images, num_ends, -1)], dim=1).repeat(branches, 1, 1)
     mask = attention_mask(window, state.padding, slots, parts.heads.group, embeds.dtype)
-    rotary = rotary_of(state, positions, parts.heads)
+    rotary = (state.cos[positions], state.sin[positions])
     hidden = run_layers(parts, state, embeds, rotary, slots, mask, window.shape[0])
     # What follows a code that ends its row is read off the row end.
     after = steps.expand(num_images, -1)

@@ -15,6 +15,7 @@ from .decode_step_wallaroo import (
     decode_step,
     decode_window,
     embed_codes,
+    for_all_heads,
     odd_module_of,
     predict,
     rotary_table,
@@ -256,7 +257,7 @@ class StaticDecoder:
             rows.new_full((num_rows,), length),
             (prompts.positions.amax(dim=(0, 2)) + 1)[rows],
             padding,
-            *rotary_table(model.model.language_model, num_slots, hidden),
+            *for_all_heads(*rotary_table(model.model.language_model, num_slots, hidden), self.parts.heads),
             row_end_embedding(model),
             tuple(caches),
         )
@@ -312,14 +313,11 @@ class StaticDecoder:
         rows = torch.arange(len(self.state.padding), device=self.window.device)
         rows = rows.unflatten(0, (-1, len(self.images)))[:, places].flatten()
         state = self.state
-        self.state = StepState(
-            state.next_slot[rows],
-            state.next_position[rows],
-            state.padding[rows],
-            state.cos,
-            state.sin,
-            state.row_end,
-            tuple(each[rows] for each in state.caches),
+        self.state = state._replace(
+            next_slot=state.next_slot[rows],
+            next_position=state.next_position[rows],
+            padding=state.padding[rows],
+            caches=tuple(each[rows] for each in state.caches),
         )
         self.images, self.index = images, torch.tensor(images, device=rows.device)
         self.parts = self.parts.only([self.tasks[image] for image in images])

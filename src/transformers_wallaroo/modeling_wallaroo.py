@@ -22,7 +22,7 @@ from transformers.utils import can_return_tuple
 
 from .auto_wallaroo import WallarooAutoGenerationMixin
 from .configuration_wallaroo import WallarooConfig
-from .decode_step_wallaroo import fuse, has_hooks, why_not_lean
+from .decode_step_wallaroo import fuse, is_plain_mlp, why_not_lean
 from .image_grid_wallaroo import EDIT, GENERATE, TASKS, UNDERSTAND, ImageTask, Task, TokenType, split_rows
 from .modeling_wallaroo_vq import WallarooVQModel, execution_device
 from .pipeline_wallaroo import WallarooPipeline  # named here so that its file travels with every checkpoint
@@ -332,11 +332,7 @@ class WallarooModel(WallarooPreTrainedModel, Qwen2_5_VLModel):
         made_of, table = getattr(self, "_code_tables", {}).get(task.name, (None, None))
         if table is None:
             return None
-        adapter: Any = getattr(self, task.adapter)
-        layers: list[Any] = [adapter, getattr(adapter, "fc1", None), getattr(adapter, "fc2", None)]
-        if [type(layer) for layer in layers] != [WallarooMLP, WallarooLinear, WallarooLinear]:
-            return None
-        if any(has_hooks(layer) for layer in layers):
+        if not is_plain_mlp(getattr(self, task.adapter)):
             return None
         return table if made_of == self._code_weights(task) else None
 
